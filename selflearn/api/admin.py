@@ -1,0 +1,125 @@
+"""``/admin``: what operators ask and order. The command line is its main client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from selflearn import overview
+from selflearn.api.replies import reply
+from selflearn.api.schemas import LearnRequest, RollbackRequest, path_number, query_limit, read_json
+from selflearn.api.services import Services
+from selflearn.api.state import services_of
+from selflearn.errors import NotFound
+from selflearn.experience import counts, list_feedback
+from selflearn.versions import history, list_versions, show_version, verify_version, why
+
+OPERATOR = "operator"
+
+
+async def status(request: Request) -> Response:
+    services = services_of(request)
+    # Traffic belongs to the event loop, the database's answers to a thread.
+    return reply({**_serving(services), **await run_in_threadpool(_recorded, services)})
+
+
+def _serving(services: Services) -> dict[str, Any]:
+    current = services.traffic.current
+    return {
+        "daemon": True,
+        "state": str(services.state.resolve()),
+        "health": "starting" if current is None else "ready",
+        "learner": services.learner,
+        "model": services.model_name,
+        "answering": None if current is None else current.version,
+        "resident": list(services.traffic.residents),
+        "requests": {"running": services.traffic.running, "waiting": services.traffic.waiting},
+    }
+
+
+def _recorded(services: Services) -> dict[str, Any]:
+    return {
+        "served": overview.served(services.store, services.learner),
+        "counts": counts(services.store, services.learner),
+        "learning": services.learning.status(),
+    }
+
+
+async def learn_now(request: Request) -> Response:
+    services = services_of(request)
+    wanted = await read_json(request, LearnRequest, services.api.max_body_bytes)
+    number = await run_in_threadpool(services.learning.learn_now, wanted.trigger)
+    return reply({"update": number}, 202)
+
+
+async def learn_status(request: Request) -> Response:
+    return reply(await run_in_threadpool(services_of(request).learning.status))
+
+
+async def learn_pause(request: Request) -> Response:
+    await run_in_threadpool(services_of(request).learning.pause)
+    return reply({"paused": True})
+
+
+async def learn_resume(request: Request) -> Response:
+    await run_in_threadpool(services_of(request).learning.resume)
+    return reply({"paused": False})
+
+
+async def learn_cancel(request: Request) -> Response:
+    cancelled = await run_in_threadpool(services_of(request).learning.cancel)
+    return reply({"cancelled": cancelled})
+
+
+async def show_update(request: Request) -> Response:
+    services, number = services_of(request), path_number(request)
+    found = await run_in_threadpool(overview.update, services.store, services.learner, number)
+    if found is None:
+        raise NotFound(
+            f"There is no update {number}. See 'selflearn versions list'.", param="n", code="update_not_found"
+        )
+    return reply(found)
+
+
+async def explain(request: Request) -> Response:
+    services, number = services_of(request), path_number(request)
+    return reply(await run_in_threadpool(why, services.store, services.state, number))
+
+
+async def versions(request: Request) -> Response:
+    services = services_of(request)
+    found = await run_in_threadpool(list_versions, services.store, services.learner)
+    return reply({"versions": found})
+
+
+async def version(request: Request) -> Response:
+    services, number = services_of(request), path_number(request)
+    return reply(await run_in_threadpool(show_version, services.store, services.state, number))
+
+
+async def verify(request: Request) -> Response:
+    services, number = services_of(request), path_number(request)
+    return reply(await run_in_threadpool(verify_version, services.store, services.state, number))
+
+
+async def rollout_history(request: Request) -> Response:
+    services, limit = services_of(request), query_limit(request)
+    found = await run_in_threadpool(history, services.store, services.learner, limit)
+    return reply({"rollouts": found})
+
+
+async def roll_back(request: Request) -> Response:
+    """Goes back to a version and answers once it serves."""
+    services = services_of(request)
+    wanted = await read_json(request, RollbackRequest, services.api.max_body_bytes)
+    done = await services.rollouts.roll_back(wanted.to, OPERATOR, wanted.reason, wanted.dry_run)
+    return reply(done)
+
+
+async def feedback(request: Request) -> Response:
+    services, limit = services_of(request), query_limit(request)
+    found = await run_in_threadpool(list_feedback, services.store, services.learner, limit)
+    return reply({"feedback": found})

@@ -1,0 +1,110 @@
+"""What the HTTP interface needs from the rest of the daemon, composed by the daemon.
+
+``LearningControl.status()`` has this shape (all times unix seconds)::
+
+    {"enabled": bool, "paused": bool,
+     "waiting_for": str | None,                      why no update runs now; None while one runs
+     "fresh": int, "needed": int,                    new examples there are, and needed for an update
+     "running": None | {"update": int, "trigger": str, "phase": str, "step": int, "steps": int,
+                        "loss": float | None, "started_at": float, "elapsed_seconds": float,
+                        "seconds_left": float | None},
+     "last": None | {"update": int, "state": str, "reason": str | None, "finished_at": float | None}}
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from selflearn.config import ApiSettings, JudgingSettings, ServingSettings
+from selflearn.monitoring.metrics import Metrics
+from selflearn.serving import Traffic
+from selflearn.store import Store
+
+
+class LearningControl(Protocol):
+    """Starts and steers updates. Every method is called from a thread that isn't the event loop's."""
+
+    def learn_now(self, trigger: str) -> int:
+        """Starts an update and returns its number; raises ``UpdateRunning`` or ``NotEnoughExamples``."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Returns the shape in this module's docstring."""
+        ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def cancel(self) -> bool:
+        """Stops the running update; False when none runs."""
+        ...
+
+
+class RolloutControl(Protocol):
+    """Changes which version is served."""
+
+    async def roll_back(self, to: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+        """Goes back to version ``to`` (None: the one served before) and waits until it serves.
+
+        Returns ``{"from_version", "to_version", "dry_run"}``; raises ``NotFound``, ``VersionDamaged``.
+        """
+        ...
+
+
+class Activity:
+    """How busy serving is: the daemon starts updates when nobody waits for an answer. Thread-safe."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._running = 0
+        self._last = now()
+
+    @property
+    def running(self) -> int:
+        """Chat requests between arrival and last byte."""
+        return self._running
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last chat request ended (or the daemon started); 0 while one runs."""
+        with self._lock:
+            return 0.0 if self._running else max(0.0, self._now() - self._last)
+
+    def begin(self) -> None:
+        with self._lock:
+            self._running += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._last = self._now()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a request handler may use. ``state`` is the state directory, ``context_length`` is in tokens."""
+
+    store: Store
+    learner: str
+    state: Path
+    traffic: Traffic
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    context_length: int
+    model_name: str
+    metrics: Metrics
+    learning: LearningControl
+    rollouts: RolloutControl
+    serving: ServingSettings
+    api: ApiSettings
+    judging: JudgingSettings
+    now: Callable[[], float] = time.time
+    activity: Activity = field(default_factory=Activity)
+    started_at: float = field(default_factory=time.time)

@@ -1,0 +1,67 @@
+"""``selflearn models``: get base models, and list those that are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selflearn.cli.output import message, show, table
+from selflearn.cli.session import session_of
+
+app = typer.Typer(help="Get and list base models.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SHARE = 100
+
+
+@app.command("pull")
+def pull(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(help="'embedded', a model directory, or a name on the hub (default: serving.model).")
+    ] = None,
+) -> None:
+    """Get a base model into the state directory, once, so that 'serve' starts in seconds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    settings = session_of(context).settings
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("looking", total=1.0)
+
+        def tell(step: str, share: float) -> None:
+            progress.update(task, description=step, completed=share)
+
+        from selflearn.models.library import prepare
+
+        path = prepare(model or settings.serving.model, settings.state, tell)
+    message("The model is ready.")
+    typer.echo(str(path))
+
+
+@app.command("list")
+def list_(context: typer.Context, as_json: Json = False) -> None:
+    """List the base models in the state directory."""
+    found = {"models": [_describe(path) for path in sorted(_directories(session_of(context).settings.state))]}
+    rows = [
+        (model["name"], f"{model['megabytes']:.0f} MB", model["sha256"], model["path"]) for model in found["models"]
+    ]
+    headings = ("name", "size", "sha256", "path")
+    show(found, as_json, lambda _: table(headings, rows, empty="No models yet; 'selflearn models pull' gets one."))
+
+
+def _directories(state: Path) -> list[Path]:
+    root = state / "models"
+    return [path for path in root.iterdir() if (path / "config.json").is_file()] if root.is_dir() else []
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Name, hash (None if it was never computed), size and place of a model directory."""
+    label = path / "selflearn.json"
+    known = json.loads(label.read_text("utf-8")) if label.is_file() else {}
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    name, sha256 = known.get("name", path.name), known.get("sha256")
+    return {"name": name, "sha256": sha256, "megabytes": size / 1e6, "path": str(path)}

@@ -1,0 +1,145 @@
+"""What every command shares: settings, the daemon if one answers, the state directory if none does."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from selflearn.errors import DaemonUnreachable, SelflearnError
+
+if TYPE_CHECKING:
+    import httpx
+    import typer
+
+    from selflearn.config import Settings
+    from selflearn.store import Store
+
+T = TypeVar("T")
+CONNECT_SECONDS = 2.0
+READ_SECONDS = 30.0
+ACTOR = "operator"
+_ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound to
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of the command: the global options, and what follows from them (computed once, when first needed)."""
+
+    state_flag: Path | None
+    config_file: Path | None
+    url_flag: str | None
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        from selflearn.config import load
+
+        return load(self.config_file, **({"state": self.state_flag} if self.state_flag else {}))
+
+    @property
+    def learner(self) -> str:
+        return self.settings.learner
+
+    @property
+    def url(self) -> str:
+        """Where the daemon is expected: ``--url``, or what the settings say."""
+        if self.url_flag:
+            return self.url_flag.rstrip("/")
+        serving = self.settings.serving
+        host = "127.0.0.1" if serving.host in _ANY_ADDRESS else serving.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
+
+    def call(self, method: str, path: str, body: object = None, timeout: float = READ_SECONDS) -> dict[str, Any]:
+        """Sends one request to the daemon and returns its JSON answer.
+
+        Raises ``DaemonUnreachable`` if none answers, ``SelflearnError`` with the daemon's message if it refuses.
+        """
+        import httpx
+
+        self._require_own_daemon()
+        return _checked(self._send(httpx.Timeout(timeout, connect=CONNECT_SECONDS), method, path, body))
+
+    def either(self, remote: Callable[[], T], local: Callable[[Store], T]) -> T:
+        """Returns ``remote()``, which asks the daemon, or ``local(store)`` when none answers."""
+        try:
+            return remote()
+        except DaemonUnreachable:
+            if self.url_flag and not self.state_flag:
+                raise  # a daemon elsewhere was meant, not the state directory here
+            with self.store() as store:
+                return local(store)
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """Opens the database of an existing state directory, and closes it."""
+        from selflearn.store import Store
+
+        path = self.database
+        if not path.is_file():
+            raise DaemonUnreachable(
+                f"No daemon answers at {self.url}, and {path.parent} is no state directory of selflearn. Start a "
+                "daemon with 'selflearn serve', or name the right place with --state or --url."
+            )
+        with Store.open(path) as opened:
+            yield opened
+
+    @property
+    def database(self) -> Path:
+        from selflearn.store import database_path
+
+        return database_path(self.settings.state)
+
+    def _require_own_daemon(self) -> None:
+        """Without --url, a daemon that happens to listen at the default address must be that of our state directory."""
+        if self.url_flag or not self.database.is_file():
+            return
+        if self._daemon_state not in (None, str(self.settings.state.resolve())):
+            raise DaemonUnreachable(
+                f"The daemon at {self.url} runs on another state directory ({self._daemon_state}), not on "
+                f"{self.settings.state}. Name the one that you mean with --url or --state."
+            )
+
+    @functools.cached_property
+    def _daemon_state(self) -> str | None:
+        import httpx
+
+        response = self._send(httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS), "GET", "/admin/status", None)
+        found = _checked(response).get("state")
+        return None if found is None else str(found)
+
+    def _send(self, timeout: httpx.Timeout, method: str, path: str, body: object) -> httpx.Response:
+        import httpx
+
+        try:
+            # Proxies of the environment are for the internet, not for a daemon of ours.
+            with httpx.Client(timeout=timeout, trust_env=False) as client:
+                return client.request(method, self.url + path, json=body)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise DaemonUnreachable(
+                f"No daemon answers at {self.url} ({type(error).__name__}: {error}). Start it with 'selflearn serve', "
+                "or say with --url where it is."
+            ) from error
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    try:
+        data = response.json()
+    except ValueError:
+        data = None
+    if response.is_success and isinstance(data, dict):
+        return data
+    try:
+        text = str(cast("dict[str, Any]", data)["error"]["message"])
+    except (TypeError, KeyError):
+        raise DaemonUnreachable(
+            f"{response.url} answers {response.status_code}, but not as selflearn does. Check --url."
+        ) from None
+    raise SelflearnError(text)
+
+
+def session_of(context: typer.Context) -> Session:
+    """Returns the session that the main command made."""
+    return cast("Session", context.obj)

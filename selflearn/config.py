@@ -1,0 +1,168 @@
+"""Every setting: name, type, default, bounds and help, in one frozen tree.
+
+Precedence: command-line flags, then environment (``SELFLEARN_SECTION__NAME``), then ``selflearn.toml``, then
+the defaults, which serve a newcomer on a laptop. Rooms receive their own section or plain values, never the tree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from selflearn.errors import ConfigurationError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServingSettings(Section):
+    """How a model is served."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; keep it on loopback")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    model: str = Field("embedded", min_length=1, description="'embedded', a model directory, or a hub name")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$", description="type of the base weights")
+    cache_tokens: int = Field(16384, ge=512, description="key/value cache of one generation, in tokens")
+    max_concurrent_requests: int = Field(32, ge=1, le=1024, description="requests decoded at once by one generation")
+    max_waiting_requests: int = Field(128, ge=0, description="requests that may wait for a place before 503")
+    default_max_tokens: int = Field(512, ge=1, description="length of an answer when the client names none")
+    default_temperature: float = Field(0.7, ge=0.0, le=2.0, description="temperature when the client names none")
+    drain_seconds: float = Field(60.0, ge=0.0, description="how long requests in flight may finish on an old version")
+    threads: int = Field(0, ge=0, description="CPU threads of the daemon; 0 leaves torch's default")
+
+
+class LearningSettings(Section):
+    """When an update starts and how it trains."""
+
+    enabled: bool = Field(True, description="whether updates start by themselves")
+    min_examples: int = Field(24, ge=1, description="new examples that trigger an update")
+    interval_seconds: float = Field(900.0, gt=0.0, description="how often the trigger is looked at")
+    idle_seconds: float = Field(30.0, ge=0.0, description="the last request must be this long ago")
+    max_wait_seconds: float = Field(21600.0, ge=0.0, description="after this long without idle time, start anyway")
+    timeout_seconds: float = Field(7200.0, gt=0.0, description="a worker that runs longer is killed")
+    threads: int = Field(0, ge=0, description="CPU threads of the worker; 0 takes all cores")
+    niceness: int = Field(10, ge=0, le=19, description="how far the worker steps back for serving")
+    seed: int = Field(0, ge=0, description="mixed with the update's number into its seed")
+    rank: int = Field(16, ge=1, le=512, description="LoRA rank")
+    alpha: float = Field(32.0, gt=0.0, description="LoRA alpha; the scale is alpha / rank")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="peak rate of AdamW")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW's decoupled decay")
+    passes: int = Field(16, ge=1, le=1000, description="most passes over the new examples")
+    batch_size: int = Field(8, ge=1, le=1024, description="new examples in a step")
+    replay_share: Share = Field(0.25, description="replayed examples per new example in a step")
+    anchor_batch: int = Field(4, ge=0, le=256, description="anchor sequences in a step")
+    warmup_share: Share = Field(0.1, description="share of the steps in which the rate rises")
+    max_gradient_norm: float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
+    patience: int = Field(3, ge=1, description="looks at the holdout without improvement before stopping")
+    kl_weight: float = Field(1.0, ge=0.0, description="weight of KL(base || student) on the anchors")
+    ewc_weight: float = Field(0.1, ge=0.0, description="lambda of the EWC penalty, for a Fisher of mean 1")
+    fisher_decay: Share = Field(0.9, description="gamma in F <- gamma F + F_new")
+    fisher_sequences: int = Field(32, ge=1, description="sequences that a Fisher estimate looks at")
+    max_length: int = Field(1024, ge=16, description="longest example in tokens; longer ones do not train")
+    max_train_examples: int = Field(512, ge=1, description="most new examples in one update")
+    max_replay_examples: int = Field(256, ge=0, description="past examples drawn for replay")
+
+
+class JudgingSettings(Section):
+    """What an update must prove before users see it."""
+
+    holdout_share: Share = Field(0.25, description="share of the new examples that judge before they train")
+    min_holdout: int = Field(8, ge=2, description="fewer measured examples than this never pass a check")
+    max_holdout: int = Field(64, ge=2, description="most new examples held out of one update")
+    max_retained: int = Field(256, ge=2, description="most past examples that measure retention")
+    reserve_share: Share = Field(0.2, description="share of up-rated answers that never train")
+    max_reserve: int = Field(256, ge=0, description="bound of the permanent reserve")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the bootstrap intervals")
+    min_improvement: float = Field(0.0, ge=0.0, description="fresh holdout must improve by more, nats per token")
+    max_retained_rise: float = Field(0.1, ge=0.0, description="most rise on past holdouts, nats per token")
+    max_anchor_rise: float = Field(0.05, ge=0.0, description="most rise on the anchor set, nats per token")
+    max_kl_drift: float = Field(0.1, ge=0.0, description="most KL(base || candidate) on the anchors, nats per token")
+    max_weight_drift: float = Field(0.25, gt=0.0, description="most ||dW||/||W|| of any layer against the base")
+
+
+class ApiSettings(Section):
+    """What the HTTP interface accepts."""
+
+    max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="largest request body")
+    request_timeout_seconds: float = Field(600.0, gt=0.0, description="longest time for one answer")
+
+
+class LoggingSettings(Section):
+    """What the daemon writes to stderr."""
+
+    level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level written")
+    format: str = Field("text", pattern="^(text|json)$", description="'text' for people, 'json' for machines")
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with :func:`load`, which turns every mistake into a ``ConfigurationError``."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="SELFLEARN_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    state: Path = Field(Path("state"), description="the state directory")
+    learner: str = Field("default", pattern="^[a-z0-9][a-z0-9_-]{0,62}$", description="name of the line of versions")
+    serving: ServingSettings = ServingSettings()
+    learning: LearningSettings = LearningSettings()
+    judging: JudgingSettings = JudgingSettings()
+    api: ApiSettings = ApiSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+
+def load(config_file: Path | None = None, **flags: Any) -> Settings:
+    """Reads the settings from flags (``serving={"port": 0}``), environment, file and defaults, in that order.
+
+    Raises :class:`ConfigurationError` that names the setting, what was found and what is expected.
+    """
+    file = config_file or Path("selflearn.toml")
+    if config_file is not None and not config_file.is_file():
+        raise ConfigurationError(f"There is no configuration file {config_file}. Give an existing file to --config.")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            *sources: PydanticBaseSettingsSource,
+            **named: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return named["init_settings"], named["env_settings"], TomlConfigSettingsSource(settings_cls, file)
+
+    try:
+        return FromFile(**flags)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except ValueError as error:
+        raise ConfigurationError(f"The configuration cannot be read: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        lines.append(f"setting {name}: {problem['msg']} (found {problem['input']!r})")
+    return "\n".join(lines)

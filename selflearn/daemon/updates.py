@@ -1,0 +1,429 @@
+"""One update, from the trigger to the verdict and what follows from it.
+
+snapshot → job → worker → measurements → verdict → (sealed, proven, registered, served) or (closed, with the numbers).
+Everything that a client or an operator sees stays as it was until the last step, which is one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selflearn import overview
+from selflearn.config import JudgingSettings, LearningSettings
+from selflearn.daemon.rollouts import Rollouts
+from selflearn.errors import NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
+from selflearn.experience import Snapshot, choose_roles
+from selflearn.failpoints import reach
+from selflearn.judging import Limits, Measurements, Verdict, decide
+from selflearn.learning.job import ROLES, Job, JobExample, write_job
+from selflearn.learning.process import Cancelled, Worker
+from selflearn.learning.trigger import Situation, reason_to_wait
+from selflearn.monitoring import Metrics
+from selflearn.store import Store, rows
+from selflearn.versions import (
+    ADAPTER,
+    Manifest,
+    close_update,
+    open_update,
+    register,
+    seal,
+    served,
+    version_directory,
+    work_directory,
+    write_manifest,
+)
+from selflearn.versions.files import remove_tree
+from selflearn.versions.registry import ClosedState
+from selflearn.versions.rollouts import lineage
+
+ACTOR = "gate"
+LIBRARIES = ("selflearn", "torch", "transformers", "peft", "safetensors")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base model as the worker needs it."""
+
+    name: str
+    directory: Path
+    sha256: str
+    device: str
+    dtype: str
+
+
+@dataclass(slots=True)
+class _Running:
+    update: int
+    parent: int
+    trigger: str
+    seed: int
+    snapshot: Snapshot
+    started_at: float
+    progress: dict[str, Any] = field(default_factory=dict)
+    training_began_at: float | None = None
+    worker: Worker | None = None
+    cancelled_because: str | None = None
+
+
+class Updates:
+    """Starts updates, one at a time, and tells how they are doing. Thread-safe; implements ``LearningControl``."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        learner: str,
+        state: Path,
+        base: Base,
+        learning: LearningSettings,
+        judging: JudgingSettings,
+        rollouts: Rollouts,
+        metrics: Metrics,
+        idle_seconds: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._learner, self._state, self._base = store, learner, state, base
+        self._learning, self._judging = learning, judging
+        self._rollouts, self._metrics = rollouts, metrics
+        self._idle_seconds, self._loop, self._now = idle_seconds, loop, now
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    # What operators and the schedule call
+
+    def tick(self) -> None:
+        """One look of the schedule: starts an update if it is time, else counts why not."""
+        waiting = self._reason_to_wait()
+        if waiting is None:
+            try:
+                self.learn_now("schedule")
+            except UpdateRunning:
+                waiting = "running", ""
+            except NotEnoughExamples as error:
+                waiting = "too_few_examples", str(error)
+        if waiting is not None:
+            self._metrics.learning_skipped.labels(waiting[0]).inc()
+
+    def learn_now(self, trigger: str) -> int:
+        """Starts an update and returns its number. Raises ``UpdateRunning`` or ``NotEnoughExamples``."""
+        with self._lock:
+            if self._stopping:
+                raise UpdateError("The daemon is stopping. Start the update when it runs again.")
+            if self._running is not None:
+                number = self._running.update
+                raise UpdateRunning(f"Update {number} is running. Wait for it, or: selflearn learn cancel.")
+            running = self._store.write(lambda connection: self._open(connection, trigger))
+            self._running = running
+            self._thread = threading.Thread(target=self._carry_out, args=(running,), name=f"update-{running.update}")
+            self._thread.start()
+        return running.update
+
+    def pause(self) -> None:
+        """No update starts by itself until :meth:`resume`; one that runs goes on."""
+        overview.set_paused(self._store, True, actor="operator", now=self._now)
+
+    def resume(self) -> None:
+        overview.set_paused(self._store, False, actor="operator", now=self._now)
+
+    def cancel(self, reason: str = "an operator cancelled it") -> bool:
+        """Ends the running update; False when none runs. What is served does not change."""
+        running = self._running
+        if running is None:
+            return False
+        running.cancelled_because = reason
+        if running.worker is not None:
+            running.worker.cancel()
+        return True
+
+    def stop(self, timeout_seconds: float = 30.0) -> None:
+        """Cancels what runs and waits for it; no further update starts."""
+        with self._lock:
+            self._stopping = True
+        self.cancel("the daemon stopped")
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+
+    def kill_worker(self) -> None:
+        """Ends the worker process without ceremony: the daemon is about to be gone."""
+        if self._running is not None and self._running.worker is not None:
+            self._running.worker.kill()
+
+    def worker_alive(self) -> bool:
+        running = self._running
+        return running is not None and running.worker is not None and running.worker.is_alive()
+
+    def status(self) -> dict[str, Any]:
+        """See ``LearningControl.status``."""
+        running = self._running
+        waiting = self._reason_to_wait()
+        return {
+            "enabled": self._learning.enabled,
+            "paused": overview.is_paused(self._store),
+            "waiting_for": None if running is not None else waiting[1] if waiting else "the next look of the schedule",
+            "fresh": self._new_examples()[0],
+            "needed": self._learning.min_examples,
+            "running": None if running is None else self._describe(running),
+            "last": overview.last_update(self._store, self._learner),
+        }
+
+    def _describe(self, running: _Running) -> dict[str, Any]:
+        progress, now = running.progress, self._now()
+        step, steps = int(progress.get("step", 0)), int(progress.get("steps", 0))
+        left = None
+        if running.training_began_at is not None and step and progress.get("phase") == "training":
+            left = (now - running.training_began_at) / step * (steps - step)
+        return {
+            "update": running.update,
+            "trigger": running.trigger,
+            "phase": progress.get("phase", "starting"),
+            "step": step,
+            "steps": steps,
+            "loss": progress.get("loss"),
+            "started_at": running.started_at,
+            "elapsed_seconds": now - running.started_at,
+            "seconds_left": left,
+        }
+
+    # When to start
+
+    def _reason_to_wait(self) -> tuple[str, str] | None:
+        new, oldest = self._new_examples()
+        situation = Situation(
+            running=self._running is not None,
+            paused=overview.is_paused(self._store),
+            new_examples=new,
+            waiting_seconds=max(0.0, self._now() - oldest) if new else 0.0,
+            idle_seconds=self._idle_seconds(),
+        )
+        return reason_to_wait(situation, self._learning)
+
+    def _new_examples(self) -> tuple[int, float]:
+        """Fresh examples that came since the last update began, and when the oldest of them came.
+
+        What an update was refused or inconclusive over is not tried again until something new comes: looking again and
+        again at the same data would in the end find a pass by chance.
+        """
+        found = self._store.read(
+            "SELECT count(*) AS new, coalesce(min(created_at), 0) AS oldest FROM examples"
+            " WHERE learner = :learner AND state = 'fresh' AND created_at > coalesce(("
+            "   SELECT max(started_at) FROM updates"
+            "   WHERE learner = :learner AND state NOT IN ('cancelled', 'interrupted')), 0)",
+            {"learner": self._learner},
+        )
+        return int(found[0]["new"]), float(found[0]["oldest"])
+
+    # One update
+
+    def _open(self, connection: sqlite3.Connection, trigger: str) -> _Running:
+        parent = served(connection, self._learner)
+        sequence = rows(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'updates'")
+        seed = self._learning.seed + 1 + (int(sequence[0]["seq"]) if sequence else 0)
+        snapshot = choose_roles(
+            connection,
+            self._learner,
+            lineage=lineage(connection, parent),
+            judging=self._judging,
+            learning=self._learning,
+            seed=seed,
+        )
+        update = open_update(
+            connection,
+            self._learner,
+            parent=parent,
+            trigger=trigger,
+            seed=seed,
+            config=self._configuration(),
+            snapshot=snapshot,
+            now=self._now,
+        )
+        return _Running(update, parent, trigger, seed, snapshot, self._now())
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "learning": self._learning.model_dump(),
+            "judging": self._judging.model_dump(),
+            "device": self._base.device,
+            "dtype": self._base.dtype,
+        }
+
+    def _carry_out(self, running: _Running) -> None:
+        work = work_directory(self._state, running.update)
+        outcome = "failed"
+        logger.info("update started", extra={"fields": self._counted(running)})
+        try:
+            outcome = self._train_and_judge(running, work)
+        except SelflearnError as error:
+            self._close(running, "failed", None, None, str(error))
+        except Exception as error:
+            logger.exception("update %d failed in a way that nobody foresaw", running.update)
+            self._close(running, "failed", None, None, f"{type(error).__name__}: {error}")
+        finally:
+            finished = self._now()
+            self._metrics.observe_update(outcome, duration_seconds=finished - running.started_at, finished_at=finished)
+            remove_tree(work)
+            self._running = None
+
+    def _counted(self, running: _Running) -> dict[str, Any]:
+        counted = {role: len(examples) for role, examples in running.snapshot.roles().items()}
+        return {"update": running.update, "parent": running.parent, "trigger": running.trigger, **counted}
+
+    def _train_and_judge(self, running: _Running, work: Path) -> str:
+        reach("after-snapshot")
+        write_job(self._job(running), work)
+        running.worker = Worker(work)
+        if running.cancelled_because is not None:
+            running.worker.cancel()
+        result = running.worker.wait(self._learning.timeout_seconds, lambda line: self._saw(running, line))
+        if isinstance(result, Cancelled):
+            reason = running.cancelled_because or result.reason
+            return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
+        verdict = decide(Measurements.from_dict(result["measurements"]), Limits.of(self._judging))
+        self._show(result, verdict)
+        if verdict.outcome == "promote":
+            return self._promote(running, work / "candidate", result, verdict)
+        state: ClosedState = "refused" if verdict.outcome == "refuse" else "inconclusive"
+        return self._close(running, state, result, verdict, verdict.reason)
+
+    def _job(self, running: _Running) -> Job:
+        parent_directory = version_directory(self._state, running.parent) if running.parent else None
+        roles = running.snapshot.roles()
+        examples = [
+            JobExample(found.id, role, found.digest, [dict(message) for message in found.messages], found.target)
+            for role in ROLES
+            for found in roles[role]
+        ]
+        return Job(
+            update=running.update,
+            learner=self._learner,
+            model_directory=str(self._base.directory),
+            cache_directory=str(self._state / "cache" / self._base.sha256[:16]),
+            parent=running.parent,
+            parent_directory=None if parent_directory is None else str(parent_directory),
+            seed=running.seed,
+            device=self._base.device,
+            dtype=self._base.dtype,
+            learning=self._learning,
+            judging=self._judging,
+            examples=tuple(examples),
+        )
+
+    def _saw(self, running: _Running, line: dict[str, Any]) -> None:
+        if line.get("phase") == "training" and "steps" in line:
+            running.training_began_at = running.training_began_at or float(line["at"])
+            loss = float(line["loss"])
+            self._metrics.observe_progress(loss=loss, penalty_ratio=float(line["ewc"]) / loss if loss else None)
+            if line["step"] % 10 == 0:
+                fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}
+                logger.info("training", extra={"fields": {"update": running.update, **fields}})
+        running.progress = {**running.progress, **line}
+
+    def _show(self, report: Mapping[str, Any], verdict: Verdict) -> None:
+        self._metrics.observe_verdict(verdict.as_dict())
+        values = {check.name: check.value for check in verdict.checks}
+        self._metrics.observe_drift(
+            layer_groups=_by_layer_group(report["measurements"]["weight_drift"]),
+            kl_nats=values["kl_drift"],
+            anchor_rise_nats=values["anchored"],
+        )
+
+    def _promote(self, running: _Running, candidate: Path, report: dict[str, Any], verdict: Verdict) -> str:
+        manifest_sha256 = write_manifest(candidate, self._manifest(running, verdict))
+        target = version_directory(self._state, running.update)
+        reach("before-rename")
+        seal(candidate, target)
+        reach("after-rename")
+        try:
+            self._serve(running, target, manifest_sha256, report, verdict)
+        except SelflearnError as error:
+            remove_tree(target)
+            state: ClosedState = "cancelled" if type(error) is UpdateError else "failed"
+            return self._close(running, state, report, verdict, str(error))
+        logger.info("update promoted", extra={"fields": {"update": running.update, "parent": running.parent}})
+        return "promoted"
+
+    def _serve(
+        self, running: _Running, target: Path, manifest_sha256: str, report: dict[str, Any], verdict: Verdict
+    ) -> None:
+        """Opens and proves the new version, registers it in one transaction, and lets it answer."""
+        generation = self._rollouts.open_unregistered(running.update, target)
+
+        def make_durable() -> None:
+            self._store.write(
+                lambda connection: register(
+                    connection,
+                    update_id=running.update,
+                    manifest_sha256=manifest_sha256,
+                    adapter_sha256=_file_hash(target),
+                    report=report,
+                    verdict=verdict.as_dict(),
+                    actor=ACTOR,
+                    now=self._now,
+                )
+            )
+
+        introduced: Future[None] = asyncio.run_coroutine_threadsafe(
+            self._rollouts.introduce(generation, make_durable), self._loop
+        )
+        introduced.result()
+
+    def _manifest(self, running: _Running, verdict: Verdict) -> Manifest:
+        return Manifest(
+            version=running.update,
+            parent=running.parent,
+            learner=self._learner,
+            base_model=self._base.name,
+            base_sha256=self._base.sha256,
+            created_at=self._now(),
+            seed=running.seed,
+            config=self._configuration(),
+            examples={role: [[e.id, e.digest] for e in found] for role, found in running.snapshot.roles().items()},
+            verdict=verdict.as_dict(),
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        )
+
+    def _close(
+        self,
+        running: _Running,
+        state: ClosedState,
+        report: dict[str, Any] | None,
+        verdict: Verdict | None,
+        reason: str,
+    ) -> str:
+        told = None if verdict is None else verdict.as_dict()
+        self._store.write(
+            lambda connection: close_update(
+                connection, running.update, state=state, report=report, verdict=told, reason=reason, now=self._now
+            )
+        )
+        logger.warning("update ended", extra={"fields": {"update": running.update, "outcome": state, "reason": reason}})
+        return state
+
+
+def _file_hash(version: Path) -> str:
+    from selflearn.versions.files import sha256_file
+
+    return sha256_file(version / ADAPTER)
+
+
+def _by_layer_group(drift: Mapping[str, float]) -> dict[str, float]:
+    """The largest drift per kind of layer (``q_proj``, ``down_proj`` …): few labels, whatever the depth."""
+    groups: dict[str, float] = {}
+    for layer, value in drift.items():
+        group = layer.rpartition(".")[2]
+        groups[group] = max(value, groups.get(group, 0.0))
+    return groups

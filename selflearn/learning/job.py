@@ -1,0 +1,74 @@
+"""A job: everything that one update needs, as files in one folder.
+
+The worker reads ``job.json`` and ``examples.jsonl``, writes ``progress.jsonl`` while it works, and leaves
+``candidate/`` and ``report.json``. It needs nothing else: no database, no network, no daemon.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from selflearn.config import JudgingSettings, LearningSettings
+
+Role = Literal["train", "replay", "holdout", "retained"]
+ROLES: tuple[Role, ...] = ("train", "replay", "holdout", "retained")
+
+
+@dataclass(frozen=True, slots=True)
+class JobExample:
+    """One example in its role: the prompt as chat messages and the response to learn or to judge on."""
+
+    id: int
+    role: Role
+    digest: str
+    messages: list[dict[str, Any]]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train from, with which settings, and on what device. ``parent`` 0 is the base model.
+
+    ``cache_directory`` keeps what depends on the base model alone: its answers to the anchors, its importance.
+    """
+
+    update: int
+    learner: str
+    model_directory: str
+    cache_directory: str
+    parent: int
+    parent_directory: str | None
+    seed: int
+    device: str
+    dtype: str
+    learning: LearningSettings
+    judging: JudgingSettings
+    examples: tuple[JobExample, ...]
+
+    def having(self, role: Role) -> tuple[JobExample, ...]:
+        """The examples of one role, in the order of their ids."""
+        return tuple(sorted((e for e in self.examples if e.role == role), key=lambda e: e.id))
+
+
+def write_job(job: Job, folder: Path) -> None:
+    """Writes ``job`` into ``folder``, which is created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = [field.name for field in fields(job) if field.name not in ("learning", "judging", "examples")]
+    settings = {name: getattr(job, name) for name in named}
+    settings["learning"] = job.learning.model_dump()
+    settings["judging"] = job.judging.model_dump()
+    (folder / "job.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    lines = [json.dumps(asdict(example), sort_keys=True, ensure_ascii=False) for example in job.examples]
+    (folder / "examples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def read_job(folder: Path) -> Job:
+    """Reads the job back from ``folder``."""
+    settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    lines = (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    settings["learning"] = LearningSettings(**settings["learning"])
+    settings["judging"] = JudgingSettings(**settings["judging"])
+    return Job(**settings, examples=tuple(JobExample(**json.loads(line)) for line in lines))

@@ -1,0 +1,34 @@
+"""When an update starts by itself, and why it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selflearn.config import LearningSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the trigger looks at. Seconds count back from now; ``waiting_seconds`` is the age of the oldest example."""
+
+    running: bool
+    paused: bool
+    new_examples: int
+    waiting_seconds: float
+    idle_seconds: float
+
+
+def reason_to_wait(situation: Situation, settings: LearningSettings) -> tuple[str, str] | None:
+    """None if an update should start now, else a stable word (for metrics) and a sentence (for people)."""
+    if situation.running:
+        return "running", "an update is running"
+    if not settings.enabled:
+        return "disabled", "learning.enabled is false"
+    if situation.paused:
+        return "paused", "an operator paused learning; 'selflearn learn resume' ends the pause"
+    if situation.new_examples < settings.min_examples:
+        return "too_few_examples", f"{situation.new_examples} new examples, {settings.min_examples} needed"
+    busy = situation.idle_seconds < settings.idle_seconds
+    if busy and situation.waiting_seconds < settings.max_wait_seconds:
+        return "busy", f"the last request was {situation.idle_seconds:.0f} s ago, {settings.idle_seconds:.0f} s needed"
+    return None

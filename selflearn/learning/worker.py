@@ -1,0 +1,272 @@
+"""The worker: one update in its own process, from a job folder to a candidate folder.
+
+Run as ``python -m selflearn.learning.worker FOLDER``. It steps back for the daemon (niceness), ends when the daemon
+ends (its standard input closes), and writes nothing outside the folder but what depends on the base model alone. It
+leaves ``candidate/`` (adapter, importance, probe, training log) and ``report.json`` with everything measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from selflearn.errors import SelflearnError
+from selflearn.failpoints import reach
+from selflearn.judging.gate import Measurements
+from selflearn.judging.measures import losses, nonfinite_tensors, weight_drift
+from selflearn.learning.anchors import Anchor, Anchors, anchors_for, stacked_teacher
+from selflearn.learning.importance import (
+    Importance,
+    accumulated,
+    estimate,
+    load_importance,
+    normalised,
+    save_importance,
+)
+from selflearn.learning.job import Job, JobExample, read_job
+from selflearn.learning.objectives import top_k_divergence
+from selflearn.learning.trainer import Look, Material, StepRecord, Trained, frozen_copy, low_rank, train
+from selflearn.models.adapter import (
+    adapter_state,
+    attach_new,
+    attach_saved,
+    base_weight,
+    factors,
+    lora_layers,
+    probe_logits,
+    save_adapter,
+    scale,
+)
+from selflearn.models.base import LoadedBase, load_base
+from selflearn.models.chat import encode_example, probe_ids
+from selflearn.models.forward import TokenSequence, collate, in_batches, response_logits
+
+IMPORTANCE_FILE = "importance.safetensors"
+PROBE_FILE = "probe.safetensors"
+MEASURE_BATCH = 16
+
+Tell = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The job's examples as tokens, by role; ``left_out`` says which were too long."""
+
+    train: list[TokenSequence]
+    replay: list[TokenSequence]
+    holdout: list[TokenSequence]
+    retained: list[TokenSequence]
+    left_out: list[dict[str, Any]]
+
+
+def run(job: Job, folder: Path, tell: Tell) -> dict[str, Any]:
+    """Carries out ``job`` and returns the report; the candidate is in ``folder / 'candidate'``."""
+    started = time.monotonic()
+    tell("loading")
+    base = load_base(Path(job.model_directory), device=job.device, dtype=job.dtype)
+    tokens = _tokenised(job, base)
+    anchors = anchors_for(base, Path(job.cache_directory), lambda share: tell("anchors", share=share))
+    _attach(job, base)
+    importance = _parent_importance(job, base, anchors, tell)
+    tell("measuring", of="parent")
+    parent = [losses(base.model, rows, base.device) for rows in (tokens.holdout, tokens.retained)]
+    trained = _train(job, base, tokens, anchors, importance, tell)
+    tell("measuring", of="candidate")
+    measured = _measure(job, base, tokens, anchors, parent)
+    _save_candidate(job, base, folder / "candidate", trained, bool(measured.nonfinite))
+    if not measured.nonfinite:
+        _save_importance(job, base, tokens, anchors, importance, folder / "candidate", tell)
+    return {
+        "measurements": measured.as_dict(),
+        "training": _summary(trained),
+        "left_out": tokens.left_out,
+        "seconds": time.monotonic() - started,
+        "base_sha256": base.sha256,
+        "device": str(base.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _tokenised(job: Job, base: LoadedBase) -> _Tokens:
+    by_role: dict[str, list[TokenSequence]] = {"train": [], "replay": [], "holdout": [], "retained": []}
+    left_out: list[dict[str, Any]] = []
+    for role, rows in by_role.items():
+        for example in job.having(role):  # type: ignore[arg-type]
+            sequence = _sequence(base, example)
+            if len(sequence.ids) > job.learning.max_length:
+                left_out.append({"id": example.id, "role": role, "tokens": len(sequence.ids), "reason": "too long"})
+            else:
+                rows.append(sequence)
+    if not by_role["train"] or not by_role["holdout"]:
+        raise SelflearnError(
+            f"All examples of one side are longer than {job.learning.max_length} tokens. Raise learning.max_length."
+        )
+    return _Tokens(**by_role, left_out=left_out)
+
+
+def _sequence(base: LoadedBase, example: JobExample) -> TokenSequence:
+    ids, prompt_length = encode_example(base.tokenizer, example.messages, example.target)
+    return TokenSequence(tuple(ids), prompt_length)
+
+
+def _attach(job: Job, base: LoadedBase) -> None:
+    """The candidate starts as its parent; over the base it starts as a new adapter that changes nothing yet."""
+    if job.parent_directory is None:
+        attach_new(base.model, rank=job.learning.rank, alpha=job.learning.alpha, seed=job.seed)
+    else:
+        attach_saved(base.model, Path(job.parent_directory), trainable=True)
+
+
+def _parent_importance(job: Job, base: LoadedBase, anchors: Anchors, tell: Tell) -> Importance:
+    """The parent's accumulated Fisher. The base's own is estimated on the anchors once and kept."""
+    if job.parent_directory is not None:
+        return load_importance(Path(job.parent_directory) / IMPORTANCE_FILE, base.device)
+    rows = [anchor.sequence for anchor in anchors.train[: job.learning.fisher_sequences]]
+    key = hashlib.sha256(repr((base.sha256, str(base.model.dtype), base.device.type, rows)).encode()).hexdigest()[:12]
+    path = Path(job.cache_directory) / f"importance-{key}.safetensors"
+    if not path.is_file():
+        tell("importance", of="base")
+        generator = torch.Generator().manual_seed(0)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        save_importance(normalised(estimate(base.model, rows, device=base.device, generator=generator)), part)
+        part.replace(path)
+    return load_importance(path, base.device)
+
+
+def _train(
+    job: Job, base: LoadedBase, tokens: _Tokens, anchors: Anchors, importance: Importance, tell: Tell
+) -> Trained:
+    reference = {} if job.parent_directory is None else frozen_copy(low_rank(base.model))
+    material = Material(tokens.train, tokens.replay, tokens.holdout, anchors.train, reference, normalised(importance))
+
+    def on_step(record: StepRecord) -> None:
+        tell("training", **asdict(record))
+        if record.step == 2:
+            reach("mid-training")
+
+    def on_look(look: Look) -> None:
+        tell("training", step=look.step, holdout_loss=look.holdout_loss)
+
+    return train(base.model, material, job.learning, seed=job.seed, on_step=on_step, on_look=on_look)
+
+
+def _measure(
+    job: Job, base: LoadedBase, tokens: _Tokens, anchors: Anchors, parent: Sequence[list[float]]
+) -> Measurements:
+    layers = lora_layers(base.model)
+    deltas = {name: (*factors(layer), scale(layer)) for name, layer in layers.items()}
+    return Measurements(
+        holdout_parent=parent[0],
+        holdout_candidate=losses(base.model, tokens.holdout, base.device),
+        retained_parent=parent[1],
+        retained_candidate=losses(base.model, tokens.retained, base.device),
+        anchor_base=[anchor.loss for anchor in anchors.judge],
+        anchor_candidate=losses(base.model, [anchor.sequence for anchor in anchors.judge], base.device),
+        anchor_divergence=divergences(base, anchors.judge),
+        weight_drift=weight_drift(deltas, {name: base_weight(layer) for name, layer in layers.items()}),
+        nonfinite=nonfinite_tensors(adapter_state(base.model)),
+        learned_before=job.parent != 0,
+        seed=job.seed,
+    )
+
+
+@torch.no_grad()
+def divergences(base: LoadedBase, anchors: Sequence[Anchor]) -> list[float]:
+    """Mean KL(base || model) over each anchor's answer, in nats per token."""
+    measured = [0.0] * len(anchors)
+    for indices in in_batches([anchor.sequence for anchor in anchors], MEASURE_BATCH):
+        rows = [anchors[index] for index in indices]
+        batch = collate([anchor.sequence for anchor in rows], base.device)
+        teacher = stacked_teacher(rows, batch.targets.shape[1], base.device)
+        divergence = top_k_divergence(response_logits(base.model, batch), *teacher).masked_fill(~batch.mask, 0.0)
+        for index, value in zip(indices, (divergence.sum(dim=1) / batch.mask.sum(dim=1)).tolist(), strict=True):
+            measured[index] = value
+    return measured
+
+
+def _save_candidate(job: Job, base: LoadedBase, directory: Path, trained: Trained, broken: bool) -> None:
+    directory.mkdir(parents=True)
+    save_adapter(base.model, directory)
+    if not broken:
+        save_file({"logits": probe_logits(base.model, probe_ids(base.tokenizer))}, directory / PROBE_FILE)
+    curve = [asdict(record) for record in trained.records] + [asdict(look) for look in trained.looks]
+    lines = [json.dumps(row) for row in curve]
+    (directory / "training.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _save_importance(
+    job: Job, base: LoadedBase, tokens: _Tokens, anchors: Anchors, before: Importance, directory: Path, tell: Tell
+) -> None:
+    """F ← γF + F_new, taken where the candidate is now: half on what it learned and replayed, half on the anchors."""
+    tell("importance", of="candidate")
+    half = max(1, job.learning.fisher_sequences // 2)
+    rows = [*tokens.train, *tokens.replay][-half:] + [anchor.sequence for anchor in anchors.train[:half]]
+    generator = torch.Generator().manual_seed(job.seed)
+    new = normalised(estimate(base.model, rows, device=base.device, generator=generator))
+    save_importance(accumulated(before, new, job.learning.fisher_decay), directory / IMPORTANCE_FILE)
+
+
+def _summary(trained: Trained) -> dict[str, Any]:
+    """The curve, thinned for the report; every step is in the candidate's training.jsonl."""
+    last = trained.records[-1]
+    return {
+        "stopped": trained.stopped,
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "loss": last.loss,
+        "kl": last.kl,
+        "ewc": last.ewc,
+        "ewc_ratio": last.ewc / last.loss if last.loss else None,
+        "tokens": sum(record.tokens for record in trained.records),
+        "looks": [asdict(look) for look in trained.looks],
+    }
+
+
+def _end_with_the_daemon() -> None:
+    """Blocks until standard input closes, then ends the process: an orphan must not go on training."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    os._exit(75)
+
+
+def _teller(folder: Path) -> Tell:
+    file = (folder / "progress.jsonl").open("a", encoding="utf-8", buffering=1)
+
+    def tell(phase: str, **numbers: Any) -> None:
+        file.write(json.dumps({"at": time.time(), "phase": phase, **numbers}) + "\n")
+
+    return tell
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_the_daemon, daemon=True).start()
+    job = read_job(folder)
+    os.nice(job.learning.niceness)
+    if job.learning.threads:
+        torch.set_num_threads(job.learning.threads)
+    torch.manual_seed(job.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        report = run(job, folder, _teller(folder))
+    except SelflearnError as error:
+        report = {"error": str(error)}
+    part = folder / "report.json.part"
+    part.write_text(json.dumps(report), encoding="utf-8")
+    part.replace(folder / "report.json")
+    return 1 if "error" in report else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

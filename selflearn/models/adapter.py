@@ -1,0 +1,208 @@
+"""LoRA adapters: attached in place, so that the model stays the transformers model that it was.
+
+Every linear layer but the output head gets one. With a rank-r adapter a layer computes x Wᵀ + s·(x Aᵀ) Bᵀ, where
+A is [r, d_in], B is [d_out, r] and s = alpha / r; A and B are fp32 on any base.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from selflearn.errors import ModelError
+
+NAME = "default"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> None:
+    """Puts a fresh, trainable adapter into ``model``: A drawn by ``seed`` alone (on any device), B zero."""
+    heads = _output_heads(model)
+    modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    linear = [name for name in modules if name not in heads]
+    if not linear:
+        raise ModelError(f"{type(model).__name__} has no linear layers to adapt. Use a causal language model.")
+    names = sorted({name.rpartition(".")[2] for name in linear})
+    excluded = [head for head in heads if head.rpartition(".")[2] in names] or None
+    alpha_value: Any = int(alpha) if float(alpha).is_integer() else alpha  # what other loaders expect to read
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha_value,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=names,
+        exclude_modules=excluded,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=Path(str(model.config.name_or_path)).name or None,
+    )
+    _inject(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    for _, layer in sorted(lora_layers(model).items()):
+        factor_a, factor_b = factors(layer)
+        bound = 1.0 / math.sqrt(factor_a.shape[1])  # kaiming-uniform with a = sqrt(5), as in the LoRA paper's code
+        with torch.no_grad():
+            drawn = torch.empty(factor_a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+            factor_a.copy_(drawn)
+            factor_b.zero_()
+
+
+def attach_saved(model: PreTrainedModel, directory: Path, *, trainable: bool = False) -> None:
+    """Puts the adapter saved in ``directory`` into ``model``, bit for bit.
+
+    Raises :class:`ModelError` when it is missing, damaged, or does not fit the model; the model is then not usable.
+    """
+    weights = load_adapter_state(directory)
+    _inject(model, _read_config(directory))
+    here = adapter_state(model)
+    if set(here) != set(weights):
+        odd = sorted(set(here) ^ set(weights))
+        raise ModelError(
+            f"The adapter in {directory} does not fit {type(model).__name__}: {len(odd)} tensors are on one side only, "
+            f"first {odd[0]}. Use the base model that it was trained on."
+        )
+    for name, tensor in here.items():
+        if tensor.shape != weights[name].shape:
+            raise ModelError(
+                f"The adapter in {directory} does not fit: {name} has shape {tuple(weights[name].shape)}, expected "
+                f"{tuple(tensor.shape)}. Use the base model that it was trained on."
+            )
+        with torch.no_grad():
+            tensor.copy_(weights[name])
+    for layer in lora_layers(model).values():
+        for factor in factors(layer):
+            factor.requires_grad_(trainable)
+
+
+def load_adapter_state(directory: Path) -> dict[str, Tensor]:
+    """The saved tensors by their PEFT names, fp32 on the CPU."""
+    file = directory / WEIGHTS_FILE
+    try:
+        weights: dict[str, Tensor] = load_file(str(file))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"The adapter file {file} cannot be read: {error}. Restore it or roll back.") from error
+    return weights
+
+
+def lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:
+    """The adapted layers by their names in the base model, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def factors(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+    """(A, B) of a layer: A is [rank, d_in], B is [d_out, rank], both fp32."""
+    factor_a: Any = layer.lora_A[NAME].weight
+    factor_b: Any = layer.lora_B[NAME].weight
+    return factor_a, factor_b
+
+
+def scale(layer: LoraLayer) -> float:
+    """s in ΔW = s·B·A."""
+    return float(layer.scaling[NAME])
+
+
+def base_weight(layer: LoraLayer) -> Tensor:
+    """The frozen weight that the layer adapts, as [d_out, d_in] (GPT-2 stores its own transposed)."""
+    module = layer.get_base_layer()
+    weight: Any = module.weight
+    matrix: Tensor = weight.T if isinstance(module, Conv1D) else weight
+    return matrix
+
+
+def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The adapter's live tensors (not copies) by their PEFT names, sorted."""
+    state: dict[str, Tensor] = {}
+    for name, layer in lora_layers(model).items():
+        factor_a, factor_b = factors(layer)
+        state[f"{PREFIX}{name}.lora_A.weight"] = factor_a.detach()
+        state[f"{PREFIX}{name}.lora_B.weight"] = factor_b.detach()
+    return dict(sorted(state.items()))
+
+
+def save_adapter(model: PreTrainedModel, directory: Path) -> None:
+    """Writes the adapter in the plain PEFT layout. Same adapter, same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in adapter_state(model).items()}
+    if not tensors:
+        raise ModelError("There is no adapter on this model. Attach one before saving it.")
+    save_file(tensors, str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
+    config: Any = model.peft_config
+    entries = {name: _plain(value) for name, value in config[NAME].to_dict().items()}
+    entries["inference_mode"] = True
+    (directory / CONFIG_FILE).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+@contextmanager
+def disabled(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the model is its base: the adapter does not take part. Whether it trains is as before afterwards."""
+    layers = list(lora_layers(model).values())
+    training = [[factor.requires_grad for factor in factors(layer)] for layer in layers]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer, flags in zip(layers, training, strict=True):
+            layer.enable_adapters(True)  # it also makes everything trainable
+            for factor, flag in zip(factors(layer), flags, strict=True):
+                factor.requires_grad_(flag)
+
+
+@torch.no_grad()
+def probe_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """Logits [vocabulary] in fp32 on the CPU at the last position of ``ids``."""
+    inputs = torch.tensor([ids], device=model.device)
+    logits: Tensor = model(input_ids=inputs, use_cache=False).logits
+    return logits[0, -1].float().cpu()
+
+
+def _output_heads(model: PreTrainedModel) -> list[str]:
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if head is not None and module is head]
+
+
+def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
+    if lora_layers(model):
+        raise ModelError("This model carries an adapter already. Make a fresh view of the base and attach to that.")
+    conv = any(isinstance(module, Conv1D) for module in model.modules())
+    config.fan_in_fan_out = conv
+    with torch.random.fork_rng(devices=[]):  # its own draw is thrown away; the caller's randomness must not notice
+        inject_adapter_in_model(config, model, NAME)
+    for layer in lora_layers(model).values():
+        for factor in factors(layer):
+            factor.data = factor.data.float()
+
+
+def _read_config(directory: Path) -> LoraConfig:
+    file = directory / CONFIG_FILE
+    try:
+        entries = json.loads(file.read_text("utf-8"))
+        config = LoraConfig.from_peft_type(**entries)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"The adapter file {file} cannot be read: {error}. Restore it or roll back.") from error
+    if not isinstance(config, LoraConfig):
+        raise ModelError(f"{file} describes a {config.peft_type} adapter, expected LORA.")
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold, in an order that does not depend on the process."""
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return getattr(value, "value", value)

@@ -1,0 +1,86 @@
+"""Structured logs on stderr: one line per event, for people (text) or for machines (JSON).
+
+Write ``log.info("update promoted", extra={"fields": {"update": 7}})``; the fields become ``update=7`` or JSON members.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TextIO
+
+
+def configure(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Sends the log of the whole process to ``stream`` (stderr by default).
+
+    ``level`` is debug, info, warning or error; ``style`` is text or json. Calling it again replaces the former set-up.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    for name in (
+        "uvicorn.access",
+        "httpx",
+        "httpcore",
+        "apscheduler",
+        "transformers",
+        "urllib3",
+        "filelock",
+        "ContinuousBatchingLogger",
+    ):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31 12:00:00 INFO  daemon: update promoted update=7``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        name = record.name.removeprefix("selflearn.")
+        line = f"{moment} {record.levelname:<7} {name}: {_one_line(record.getMessage())}"
+        pairs = "".join(f" {key}={_plain(value)}" for key, value in _fields(record).items())
+        return line + pairs + self._traceback(record)
+
+    def _traceback(self, record: logging.LogRecord) -> str:
+        return "\n" + self.formatException(record.exc_info) if record.exc_info else ""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: at (ISO 8601, UTC), level, logger, message, the fields, and exception if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, object] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        event.update({key: value for key, value in _fields(record).items() if key not in event})
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False, default=str)
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _one_line(text: str) -> str:
+    # A client's text must not be able to forge a second log line.
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c in '"=' for c in text) else text

@@ -1,0 +1,175 @@
+"""The Prometheus metrics of one daemon, in a registry of their own.
+
+Every name of the public contract is registered here, so that a scrape of a fresh daemon already shows the series.
+Labels are bounded words only: never an id, a text that an operator typed, or a path that a client sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+PREFIX = "selflearn"
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
+UPDATE_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)
+UPDATE_OUTCOMES = ("promoted", "refused", "inconclusive", "failed", "cancelled", "interrupted")
+EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined")
+
+_log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """All metrics of one daemon. Thread-safe; every instance is independent of every other."""
+
+    content_type: str = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._refreshers: list[Callable[[], None]] = []
+        self._register_requests()
+        self._register_experience()
+        self._register_learning()
+        self._register_versions()
+
+    def _register_requests(self) -> None:
+        self.requests = self._counter("requests", "HTTP requests answered.", ("endpoint", "code"))
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "Time from a chat request to its last byte.", LATENCY_BUCKETS
+        )
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "Time from a chat request to its first token.", LATENCY_BUCKETS
+        )
+        self.time_per_output_token = self._histogram(
+            "time_per_output_token_seconds", "Mean time per token after the first, of one answer.", TOKEN_BUCKETS
+        )
+        self.requests_running = self._gauge("requests_running", "Chat requests being decoded.")
+        self.requests_waiting = self._gauge("requests_waiting", "Chat requests waiting for a place.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens read from prompts.")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+
+    def _register_experience(self) -> None:
+        self.interactions = self._counter("interactions", "Interactions recorded durably.")
+        self.feedback = self._counter("feedback", "Feedback received, refused included.", ("kind", "status"))
+        self.examples = self._gauge("examples", "Examples by state.", ("state",))
+        self.store_write_errors = self._counter("store_write_errors", "Writes that the database refused.")
+        for state in EXAMPLE_STATES:
+            self.examples.labels(state)
+
+    def _register_learning(self) -> None:
+        self.updates = self._counter("updates", "Updates ended, by outcome.", ("outcome",))
+        self.update_duration = self._histogram(
+            "update_duration_seconds", "Time from the snapshot to the verdict.", UPDATE_BUCKETS
+        )
+        self.update_last_success = self._gauge(
+            "update_last_success_timestamp_seconds", "When the last update was promoted, unix time; 0 if never."
+        )
+        self.learning_skipped = self._counter("learning_skipped", "Looks that started no update.", ("reason",))
+        self.train_loss = self._gauge("train_loss", "Training loss of the last step, nats per token.")
+        self.ewc_penalty_ratio = self._gauge("ewc_penalty_ratio", "EWC penalty over training loss, last step.")
+        self.gate_value = self._gauge("gate_value", "What the gate measured for the last update.", ("check",))
+        self.gate_limit = self._gauge("gate_limit", "What the gate allowed for the last update.", ("check",))
+        self.weight_drift = self._gauge(
+            "weight_drift_ratio", "Largest ||dW||/||W|| of the last judged update.", ("layer_group",)
+        )
+        self.kl_drift = self._gauge("kl_drift_nats", "KL(base || candidate) on the anchors, last judged update.")
+        self.anchor_loss_delta = self._gauge("anchor_loss_delta_nats", "Rise of the anchor loss, last judged update.")
+        self.worker_alive = self._gauge("worker_alive", "1 while a training worker runs.")
+        for outcome in UPDATE_OUTCOMES:
+            self.updates.labels(outcome)
+
+    def _register_versions(self) -> None:
+        self.version_info = self._gauge("version_info", "1 for the version served now.", ("version", "sha256"))
+        self.rollbacks = self._counter("rollbacks", "Rollbacks of the served version.", ("reason",))
+        self.swap_duration = self._histogram(
+            "swap_duration_seconds", "Time to load, prove and switch to a version.", LATENCY_BUCKETS
+        )
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, namespace=PREFIX, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, namespace=PREFIX, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, namespace=PREFIX, registry=self.registry, buckets=buckets)
+
+    def before_scrape(self, refresh: Callable[[], None]) -> None:
+        """Registers a callback that sets gauges just before each scrape. One that raises is logged and skipped."""
+        self._refreshers.append(refresh)
+
+    def exposition(self) -> bytes:
+        """The text of a scrape, in the Prometheus format (``content_type``)."""
+        for refresh in self._refreshers:
+            try:
+                refresh()
+            except Exception as error:  # a scrape must show the other series even if the database is gone
+                _log.warning("a metric could not be refreshed: %s", error)
+        return generate_latest(self.registry)
+
+    def set_served(self, version: int, sha256: str) -> None:
+        """Makes ``version`` (with its adapter's hash, or the base's) the only series of ``version_info``."""
+        self.version_info.clear()
+        self.version_info.labels(str(version), sha256).set(1)
+
+    def set_examples(self, by_state: Mapping[str, int]) -> None:
+        """Sets the number of examples of each state; states not named become 0."""
+        for state in {*EXAMPLE_STATES, *by_state}:
+            self.examples.labels(state).set(by_state.get(state, 0))
+
+    def observe_answer(
+        self, *, prompt_tokens: int, completion_tokens: int, first_token_seconds: float | None, total_seconds: float
+    ) -> None:
+        """Counts one finished or cancelled answer. ``first_token_seconds`` is None when no token came."""
+        self.prompt_tokens.inc(prompt_tokens)
+        self.generation_tokens.inc(completion_tokens)
+        self.request_duration.observe(total_seconds)
+        if first_token_seconds is None:
+            return
+        self.time_to_first_token.observe(first_token_seconds)
+        if completion_tokens > 1:
+            self.time_per_output_token.observe((total_seconds - first_token_seconds) / (completion_tokens - 1))
+
+    def observe_progress(self, *, loss: float | None, penalty_ratio: float | None) -> None:
+        """Shows the last training step: loss in nats per token, EWC penalty over loss."""
+        if loss is not None:
+            self.train_loss.set(loss)
+        if penalty_ratio is not None:
+            self.ewc_penalty_ratio.set(penalty_ratio)
+
+    def observe_update(self, outcome: str, *, duration_seconds: float, finished_at: float) -> None:
+        """Counts an update that ended with one of ``UPDATE_OUTCOMES``."""
+        self.updates.labels(outcome).inc()
+        self.update_duration.observe(duration_seconds)
+        if outcome == "promoted":
+            self.update_last_success.set(finished_at)
+
+    def observe_verdict(self, verdict: Mapping[str, Any]) -> None:
+        """Shows a verdict's checks (its dict form). Checks without a number keep no series."""
+        self.gate_value.clear()
+        self.gate_limit.clear()
+        for check in verdict.get("checks", ()):
+            name = str(check["name"])
+            if (value := _number(check.get("value"))) is not None:
+                self.gate_value.labels(name).set(value)
+            if (limit := _number(check.get("limit"))) is not None:
+                self.gate_limit.labels(name).set(limit)
+
+    def observe_drift(
+        self, *, layer_groups: Mapping[str, float], kl_nats: float | None, anchor_rise_nats: float | None
+    ) -> None:
+        """Shows how far the last judged candidate is from the base."""
+        self.weight_drift.clear()
+        for group, ratio in layer_groups.items():
+            self.weight_drift.labels(group).set(ratio)
+        if kl_nats is not None:
+            self.kl_drift.set(kl_nats)
+        if anchor_rise_nats is not None:
+            self.anchor_loss_delta.set(anchor_rise_nats)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

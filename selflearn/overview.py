@@ -1,0 +1,122 @@
+"""What an operator sees at a glance, from the state directory alone; the same with and without a daemon."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selflearn.config import LearningSettings
+from selflearn.experience import fresh_count
+from selflearn.store import Store
+from selflearn.versions import version_name, work_directory
+
+PAUSED_KEY = "learning.paused"
+
+
+def served(store: Store, learner: str) -> dict[str, Any]:
+    """``{"version", "name", "sha256", "since", "action"}`` of what the last rollout says is served.
+
+    ``sha256`` is that of the adapter, for the base (version 0) that of the base weights; ``since`` is None for a base
+    that never was replaced.
+    """
+    rows = store.read(
+        "SELECT version, action, created_at FROM rollouts WHERE learner = ? ORDER BY id DESC LIMIT 1", (learner,)
+    )
+    last: dict[str, Any] = rows[0] if rows else {"version": 0, "action": None, "created_at": None}
+    number = int(last["version"])
+    return {
+        "version": number,
+        "name": version_name(number),
+        "sha256": weights_sha256(store, learner, number),
+        "since": last["created_at"],
+        "action": last["action"],
+    }
+
+
+def weights_sha256(store: Store, learner: str, version: int) -> str:
+    """Hash of a version's adapter, of version 0 that of the base weights; "" if it isn't known."""
+    if version == 0:
+        rows = store.read("SELECT base_sha256 AS sha FROM learners WHERE name = ?", (learner,))
+    else:
+        rows = store.read("SELECT adapter_sha256 AS sha FROM versions WHERE id = ? AND learner = ?", (version, learner))
+    return str(rows[0]["sha"]) if rows else ""
+
+
+def base_model(store: Store, learner: str) -> str | None:
+    """Name of the base model that a learner's versions adapt; None before the first start."""
+    rows = store.read("SELECT base_model FROM learners WHERE name = ?", (learner,))
+    return str(rows[0]["base_model"]) if rows else None
+
+
+def is_paused(store: Store) -> bool:
+    """Whether an operator paused learning."""
+    rows = store.read("SELECT value FROM settings_kv WHERE key = ?", (PAUSED_KEY,))
+    return bool(rows) and str(rows[0]["value"]).lower() in ("1", "true")
+
+
+def set_paused(store: Store, paused: bool, *, actor: str, now: Callable[[], float] = time.time) -> None:
+    """Pauses or resumes learning, with an audit row; doing it twice changes nothing."""
+
+    def work(connection: Any) -> None:
+        connection.execute(
+            "INSERT INTO settings_kv(key, value) VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+            (PAUSED_KEY, "true" if paused else "false"),
+        )
+        connection.execute(
+            "INSERT INTO audit(at, actor, action, detail) VALUES (?, ?, ?, '{}')",
+            (now(), actor, "learning.pause" if paused else "learning.resume"),
+        )
+
+    store.write(work)
+
+
+def learning(store: Store, learner: str, settings: LearningSettings) -> dict[str, Any]:
+    """The shape of ``LearningControl.status()``, for when no daemon answers."""
+    paused, fresh = is_paused(store), fresh_count(store, learner)
+    waiting = "no daemon runs; start one with 'selflearn serve'"
+    return {
+        "enabled": settings.enabled,
+        "paused": paused,
+        "waiting_for": waiting + (", then 'selflearn learn resume' (learning is paused)" if paused else ""),
+        "fresh": fresh,
+        "needed": settings.min_examples,
+        "running": None,
+        "last": last_update(store, learner),
+    }
+
+
+def last_update(store: Store, learner: str) -> dict[str, Any] | None:
+    """``{"update", "state", "reason", "finished_at"}`` of the newest update that ended, None if there's none."""
+    rows = store.read(
+        'SELECT id AS "update", state, reason, finished_at FROM updates'
+        " WHERE learner = ? AND state != 'running' ORDER BY id DESC LIMIT 1",
+        (learner,),
+    )
+    return rows[0] if rows else None
+
+
+def update(store: Store, learner: str, number: int) -> dict[str, Any] | None:
+    """One update's row with its JSON columns parsed (config, report, verdict), None if there's none."""
+    rows = store.read("SELECT * FROM updates WHERE learner = ? AND id = ?", (learner, number))
+    if not rows:
+        return None
+    parsed = {name: json.loads(rows[0][name]) if rows[0][name] else None for name in ("config", "report", "verdict")}
+    return {**rows[0], **parsed}
+
+
+def progress(state: Path, number: int) -> dict[str, Any] | None:
+    """The worker's last progress line of a running update, None if it wrote none yet."""
+    file = work_directory(state, number) / "progress.jsonl"
+    if not file.is_file():
+        return None
+    for line in reversed(file.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:  # the line that the worker is writing right now
+            continue
+        if isinstance(found, dict):
+            return found
+    return None

@@ -1,0 +1,13 @@
+"""The store: one SQLite file, its schema, and the one thread that writes to it.
+
+It knows how a row becomes durable and how the schema grows. It does not know what the rows mean: every room keeps
+the SQL of its own tables and hands its writes over as functions of a connection.
+"""
+
+from __future__ import annotations
+
+from selflearn.store.connections import rows
+from selflearn.store.migrations import MIGRATIONS
+from selflearn.store.store import Store, database_path
+
+__all__ = ["MIGRATIONS", "Store", "database_path", "rows"]

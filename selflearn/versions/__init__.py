@@ -1,0 +1,64 @@
+"""Versions: immutable adapter directories, the updates that make them, and the log that says which one is served.
+
+The room knows hashes, numbers and rows. It does not know tensors, how a version is trained, judged or served; a
+rollback is a row in the log, so it needs neither a daemon nor a GPU.
+"""
+
+from __future__ import annotations
+
+from selflearn.versions.adapters import seal
+from selflearn.versions.lineage import why
+from selflearn.versions.manifest import ADAPTER, MANIFEST, Manifest, read_manifest, verify, write_manifest
+from selflearn.versions.names import version_directory, version_name, work_directory
+from selflearn.versions.reconcile import Reconciliation, reconcile, served_directory
+from selflearn.versions.registry import (
+    close_update,
+    ensure_learner,
+    list_versions,
+    open_update,
+    register,
+    show_version,
+    verify_version,
+)
+from selflearn.versions.rollouts import (
+    RollBack,
+    append,
+    history,
+    roll_back,
+    served,
+    undo_target,
+    verify_registered,
+    write_audit,
+)
+
+__all__ = [
+    "ADAPTER",
+    "MANIFEST",
+    "Manifest",
+    "Reconciliation",
+    "RollBack",
+    "append",
+    "close_update",
+    "ensure_learner",
+    "history",
+    "list_versions",
+    "open_update",
+    "read_manifest",
+    "reconcile",
+    "register",
+    "roll_back",
+    "seal",
+    "served",
+    "served_directory",
+    "show_version",
+    "undo_target",
+    "verify",
+    "verify_registered",
+    "verify_version",
+    "version_directory",
+    "version_name",
+    "why",
+    "work_directory",
+    "write_audit",
+    "write_manifest",
+]

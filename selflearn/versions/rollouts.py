@@ -1,0 +1,178 @@
+"""Rollouts: an append-only log whose last row says what is served."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from selflearn.errors import Conflict, NotFound
+from selflearn.experience import derive_states
+from selflearn.store import Store, rows
+from selflearn.versions.manifest import verify
+from selflearn.versions.names import version_directory
+
+Action = Literal["promote", "rollback", "recover"]
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """A change of what is served: from one version to another (0 is the base model)."""
+
+    from_version: int
+    to_version: int
+
+
+def served(connection: sqlite3.Connection, learner: str) -> int:
+    """The version that is served: that of the last rollout; 0, the base, if there is none."""
+    found = rows(connection, "SELECT version FROM rollouts WHERE learner = ? ORDER BY id DESC LIMIT 1", (learner,))
+    return int(found[0]["version"]) if found else 0
+
+
+def append(
+    connection: sqlite3.Connection,
+    *,
+    learner: str,
+    version: int,
+    action: Action,
+    actor: str,
+    reason: str,
+    now: Callable[[], float] = time.time,
+) -> int:
+    """Appends a rollout and its audit row, derives the examples' states anew, and returns the rollout's id."""
+    at = now()
+    before = served(connection, learner)
+    line = lineage(connection, version)
+    cursor = connection.execute(
+        "INSERT INTO rollouts (learner, version, action, actor, reason, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (learner, version, action, actor, reason, at),
+    )
+    detail = {"learner": learner, "from": before, "to": version, "reason": reason}
+    write_audit(connection, actor=actor, action=f"rollout.{action}", detail=detail, at=at)
+    derive_states(connection, learner, line)
+    return int(cursor.lastrowid or 0)
+
+
+def write_audit(connection: sqlite3.Connection, *, actor: str, action: str, detail: dict[str, Any], at: float) -> None:
+    """Appends to the audit log: who did what, when; ``detail`` is JSON."""
+    connection.execute(
+        "INSERT INTO audit (at, actor, action, detail) VALUES (?, ?, ?, ?)", (at, actor, action, json.dumps(detail))
+    )
+
+
+def history(store: Store, learner: str, limit: int = 100) -> list[dict[str, Any]]:
+    """The rollouts, latest first."""
+    return store.read(
+        "SELECT id, version, action, actor, reason, created_at FROM rollouts WHERE learner = ?"
+        " ORDER BY id DESC LIMIT ?",
+        (learner, limit),
+    )
+
+
+def rollouts_of(store: Store, learner: str, version: int) -> list[dict[str, Any]]:
+    """Rollouts to the version, and those that led away from it (``from`` is what was served before)."""
+    log = store.read("SELECT * FROM rollouts WHERE learner = ? ORDER BY id", (learner,))
+    before = 0
+    mentioned: list[dict[str, Any]] = []
+    for row in log:
+        if version in (row["version"], before):
+            mentioned.append({"from": before, **{key: value for key, value in row.items() if key != "learner"}})
+        before = row["version"]
+    return mentioned
+
+
+def lineage(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
+    """The version and its ancestors, nearest first, without 0; :class:`NotFound` if it was never promoted."""
+    if version == 0:
+        return ()
+    found = rows(
+        connection,
+        "WITH RECURSIVE line (id, parent) AS ("
+        " SELECT id, parent FROM versions WHERE id = ?"
+        " UNION SELECT versions.id, versions.parent FROM versions JOIN line ON versions.id = line.parent)"
+        " SELECT id FROM line ORDER BY id DESC",
+        (version,),
+    )
+    if not found:
+        raise unknown_version(version)
+    return tuple(int(row["id"]) for row in found)
+
+
+def undo_target(connection: sqlite3.Connection, learner: str, to: int | None) -> int:
+    """The version that a rollback leads to: ``to`` (0 is the base), or the one served before the present one.
+
+    Promotions pile up, and going back takes them off again, so that repeated rollbacks lead down to the base. Raises
+    :class:`NotFound` (never promoted) or :class:`Conflict` (nothing to undo, served already).
+    """
+    present = served(connection, learner)
+    if to is None:
+        pile = _pile(connection, learner)
+        if len(pile) < 2:
+            raise Conflict(
+                "The base model is served: there is nothing to undo. Name a version to serve another one.",
+                code="nothing_to_undo",
+            )
+        return pile[-2]
+    if to != 0 and not rows(connection, "SELECT 1 FROM versions WHERE id = ? AND learner = ?", (to, learner)):
+        raise unknown_version(to)
+    if to == present:
+        raise Conflict(f"Version {to} is served already; nothing changed.", param="to", code="already_served")
+    return to
+
+
+def roll_back(
+    connection: sqlite3.Connection,
+    *,
+    learner: str,
+    to: int | None,
+    actor: str,
+    reason: str,
+    state: Path | None = None,
+    now: Callable[[], float] = time.time,
+) -> RollBack:
+    """Makes an earlier version (or the base) the served one, in the caller's transaction; no daemon is needed.
+
+    With the ``state`` directory given, the target's own files are verified first: :class:`VersionDamaged` then means
+    that nothing changed. Otherwise raises as :func:`undo_target`.
+    """
+    target = undo_target(connection, learner, to)
+    if state is not None:
+        verify_registered(connection, state, target)
+    before = served(connection, learner)
+    append(connection, learner=learner, version=target, action="rollback", actor=actor, reason=reason, now=now)
+    return RollBack(from_version=before, to_version=target)
+
+
+def verify_registered(connection: sqlite3.Connection, state: Path, version: int) -> None:
+    """Checks a version's files against the hash in the database; raises ``VersionDamaged``. The base has no files."""
+    if version == 0:
+        return
+    found = rows(connection, "SELECT manifest_sha256 FROM versions WHERE id = ?", (version,))
+    if not found:
+        raise unknown_version(version)
+    verify(version_directory(state, version), found[0]["manifest_sha256"])
+
+
+def unknown_version(version: int) -> NotFound:
+    """The error for a number that names no promoted version."""
+    return NotFound(
+        f"There is no version {version}: no update with this number was promoted. See: selflearn versions list.",
+        param="version",
+        code="version_not_found",
+    )
+
+
+def _pile(connection: sqlite3.Connection, learner: str) -> list[int]:
+    """What was served, bottom (the base) to top (now): a rollback to a version takes off all above it."""
+    pile = [0]
+    log = rows(connection, "SELECT version FROM rollouts WHERE learner = ? ORDER BY id", (learner,))
+    for version in (int(row["version"]) for row in log):
+        if version in pile:
+            del pile[pile.index(version) + 1 :]
+        else:
+            pile.append(version)
+    return pile

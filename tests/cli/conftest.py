@@ -1,0 +1,59 @@
+"""The command line in this process, with what it printed and the exit code it ended with."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+
+from selflearn.cli.main import main
+from selflearn.models.base import load_base
+from tests.api.server import Running, make_adapter, running_server
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    def __call__(self, *arguments: Any) -> Outcome: ...
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs ``selflearn ARGUMENTS`` in an empty directory; no daemon listens at the default address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("SELFLEARN_SERVING__PORT", str(probe.getsockname()[1]))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: Any) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["selflearn", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        code = ended.value.code
+        return Outcome(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A real server that serves the base; a module's tests share it."""
+    torch.set_num_threads(1)
+    base = load_base(tiny_model, device="cpu", dtype="float32")
+    adapter = make_adapter(base, tmp_path_factory.mktemp("adapter"))
+    with running_server(base, adapter, tmp_path_factory.mktemp("state")) as server:
+        server.serve(0)
+        yield server

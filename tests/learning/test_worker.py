@@ -1,0 +1,200 @@
+"""The worker as a process: a job folder in, a candidate and a report out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selflearn.config import JudgingSettings, LearningSettings
+from selflearn.errors import WorkerFailed
+from selflearn.judging import Limits, Measurements, decide
+from selflearn.learning.job import Job, JobExample, Role, read_job, write_job
+from selflearn.learning.process import Cancelled, Worker
+from selflearn.models.adapter import attach_saved, probe_logits
+from selflearn.models.base import load_base
+from selflearn.models.chat import probe_ids
+
+LEARNING = LearningSettings(rank=4, passes=6, batch_size=4, threads=1, learning_rate=1e-2, fisher_sequences=8)
+
+
+def example(number: int, role: Role) -> JobExample:
+    messages = [{"role": "user", "content": f"question number {number}"}]
+    return JobExample(number, role, f"digest{number}", messages, f"the answer is {number % 3}")
+
+
+def job_for(tiny_model: Path, cache: Path, **changed: Any) -> Job:
+    examples = tuple(example(n, "train") for n in range(12)) + tuple(example(n, "holdout") for n in range(20, 28))
+    job = Job(
+        update=1,
+        learner="default",
+        model_directory=str(tiny_model),
+        cache_directory=str(cache),
+        parent=0,
+        parent_directory=None,
+        seed=1,
+        device="cpu",
+        dtype="float32",
+        learning=LEARNING,
+        judging=JudgingSettings(),
+        examples=examples,
+    )
+    return dataclasses.replace(job, **changed)
+
+
+def carry_out(job: Job, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    write_job(job, folder)
+    lines: list[dict[str, Any]] = []
+    report = Worker(folder).wait(120.0, lines.append)
+    assert not isinstance(report, Cancelled)
+    return report, lines
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def first(tiny_model: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished first update: its folder and its report."""
+    folder = tmp_path_factory.mktemp("first")
+    report, lines = carry_out(job_for(tiny_model, cache), folder)
+    phases = [line["phase"] for line in lines]
+    assert phases[0] == "loading"
+    assert {"training", "measuring", "importance"} <= set(phases)
+    assert [line["step"] for line in lines if "learning_rate" in line] == list(range(1, 19))
+    return folder, report
+
+
+def test_a_job_survives_its_folder(tiny_model: Path, tmp_path: Path) -> None:
+    job = job_for(tiny_model, tmp_path / "cache")
+    write_job(job, tmp_path / "job")
+
+    assert read_job(tmp_path / "job") == job
+
+
+def test_it_learns_and_measures_what_the_gate_needs(first: tuple[Path, dict[str, Any]]) -> None:
+    measured = Measurements.from_dict(first[1]["measurements"])
+    verdict = decide(measured, Limits.of(JudgingSettings()))
+
+    assert next(check for check in verdict.checks if check.name == "learned").outcome == "pass"
+    assert len(measured.holdout_parent) == 8
+    assert len(measured.anchor_base) == 48
+    assert max(measured.weight_drift.values()) > 0.0
+    assert not measured.learned_before
+
+
+def test_the_candidate_is_what_the_report_measured(first: tuple[Path, dict[str, Any]], tiny_model: Path) -> None:
+    candidate = first[0] / "candidate"
+    names = {path.name for path in candidate.iterdir()}
+    assert names == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "importance.safetensors",
+        "probe.safetensors",
+        "training.jsonl",
+    }
+    base = load_base(tiny_model, device="cpu", dtype="float32")
+    attach_saved(base.model, candidate)
+    recorded = load_file(candidate / "probe.safetensors")["logits"]
+    torch.testing.assert_close(probe_logits(base.model, probe_ids(base.tokenizer)), recorded)
+
+
+def test_the_same_job_gives_the_same_bytes(
+    first: tuple[Path, dict[str, Any]], tiny_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    carry_out(job_for(tiny_model, cache), tmp_path)
+
+    for name in ("adapter_model.safetensors", "importance.safetensors", "probe.safetensors", "adapter_config.json"):
+        assert (tmp_path / "candidate" / name).read_bytes() == (first[0] / "candidate" / name).read_bytes(), name
+
+
+def test_an_update_continues_its_parent(
+    first: tuple[Path, dict[str, Any]], tiny_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    examples = (
+        *(example(n, "train") for n in range(40, 48)),
+        *(example(n, "replay") for n in range(4)),
+        *(example(n, "holdout") for n in range(50, 58)),
+        *(example(n, "retained") for n in range(20, 28)),
+    )
+    parent = first[0] / "candidate"
+    job = job_for(tiny_model, cache, parent=1, parent_directory=str(parent), examples=examples, update=2, seed=2)
+    report, _ = carry_out(job, tmp_path)
+
+    measured = Measurements.from_dict(report["measurements"])
+    assert measured.learned_before
+    assert list(measured.retained_parent) == pytest.approx(first[1]["measurements"]["holdout_candidate"], rel=1e-4)
+    before, after = (
+        load_file(parent / "importance.safetensors"),
+        load_file(tmp_path / "candidate/importance.safetensors"),
+    )
+    assert set(before) == set(after)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_rate_that_breaks_the_weights_is_refused(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    wild = LEARNING.model_copy(update={"learning_rate": 1.0})
+    report, _ = carry_out(job_for(tiny_model, cache, learning=wild), tmp_path)
+    verdict = decide(Measurements.from_dict(report["measurements"]), Limits.of(JudgingSettings()))
+
+    assert verdict.outcome == "refuse"
+    assert {"anchored", "kl_drift", "weight_drift"} & {c.name for c in verdict.checks if c.outcome == "fail"}
+
+
+def test_examples_that_are_too_long_are_left_out_and_named(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    long = JobExample(99, "train", "d", [{"role": "user", "content": "word " * 400}], "the answer")
+    job = job_for(tiny_model, cache, learning=LEARNING.model_copy(update={"max_length": 128, "passes": 1}))
+    report, _ = carry_out(dataclasses.replace(job, examples=(*job.examples, long)), tmp_path)
+
+    assert [(row["id"], row["role"], row["reason"]) for row in report["left_out"]] == [(99, "train", "too long")]
+
+
+def test_a_worker_that_cannot_work_says_why(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    job = job_for(tiny_model, cache, model_directory=str(tmp_path / "nowhere"))
+    with pytest.raises(WorkerFailed, match="nowhere"):
+        carry_out(job, tmp_path / "job")
+
+
+def test_a_killed_worker_is_noticed(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    write_job(job_for(tiny_model, cache), tmp_path)
+    worker = Worker(tmp_path)
+    worker._process.kill()
+
+    with pytest.raises(WorkerFailed, match="left no report"):
+        worker.wait(60.0, lambda line: None)
+    assert not worker.is_alive()
+
+
+def test_it_ends_when_cancelled_and_when_it_takes_too_long(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    for name, timeout, cancel in (("cancelled", 60.0, True), ("late", 0.5, False)):
+        write_job(job_for(tiny_model, cache), tmp_path / name)
+        worker = Worker(tmp_path / name)
+        if cancel:
+            worker.cancel()
+        result = worker.wait(timeout, lambda line: None)
+        assert isinstance(result, Cancelled)
+        assert ("operator" if cancel else "longer than") in result.reason
+        assert not worker.is_alive()
+
+
+def test_an_orphan_ends_by_itself(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    write_job(
+        job_for(tiny_model, cache, learning=LEARNING.model_copy(update={"passes": 1000, "patience": 1000})), tmp_path
+    )
+    worker = Worker(tmp_path)
+    assert worker._process.stdin is not None
+    worker._process.stdin.close()
+
+    deadline = time.monotonic() + 30.0
+    while worker.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker.is_alive()
+    assert not (tmp_path / "report.json").exists()
+    worker.kill()

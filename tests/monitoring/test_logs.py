@@ -1,0 +1,53 @@
+"""Logs: one line per event, fields kept, no forged lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from selflearn.monitoring import configure
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    names = ("uvicorn.access", "httpx", "httpcore", "apscheduler", "transformers", "urllib3", "filelock", "uvicorn")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, former in levels.items():
+        logging.getLogger(name).setLevel(former)
+
+
+def test_text_has_fields_and_one_line(stream: io.StringIO) -> None:
+    configure("info", "text", stream)
+    fields = {"update": 7, "loss": 1.23456789, "why": "two words", "none": ""}
+    logging.getLogger("selflearn.daemon").info("promoted\nforged line", extra={"fields": fields})
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith('INFO    daemon: promoted\\nforged line update=7 loss=1.23457 why="two words" none=""')
+
+
+def test_json_is_one_object_a_line(stream: io.StringIO) -> None:
+    configure("debug", "json", stream)
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        logging.getLogger("selflearn.api").exception("it broke", extra={"fields": {"update": 7, "level": "forged"}})
+    event = json.loads(stream.getvalue())
+    assert (event["level"], event["logger"], event["message"]) == ("error", "selflearn.api", "it broke")
+    assert event["update"] == 7
+    assert "ValueError: bad" in event["exception"]
+
+
+def test_level_and_chatty_libraries(stream: io.StringIO) -> None:
+    configure("info", "text", stream)
+    logging.getLogger("selflearn").debug("hidden")
+    logging.getLogger("httpx").info("hidden, too")
+    logging.getLogger("httpx").warning("shown")
+    assert [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()] == ["shown"]

@@ -1,0 +1,117 @@
+"""Metrics: every name of the contract, bounded labels, and a scrape that survives a failing source."""
+
+from __future__ import annotations
+
+import pytest
+
+from selflearn.monitoring import Metrics
+
+CONTRACT = (
+    "requests_total",
+    "time_to_first_token_seconds",
+    "time_per_output_token_seconds",
+    "request_duration_seconds",
+    "requests_running",
+    "requests_waiting",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "interactions_total",
+    "feedback_total",
+    "examples",
+    "updates_total",
+    "update_duration_seconds",
+    "update_last_success_timestamp_seconds",
+    "learning_skipped_total",
+    "train_loss",
+    "ewc_penalty_ratio",
+    "gate_value",
+    "gate_limit",
+    "weight_drift_ratio",
+    "kl_drift_nats",
+    "anchor_loss_delta_nats",
+    "version_info",
+    "rollbacks_total",
+    "store_write_errors_total",
+    "swap_duration_seconds",
+    "worker_alive",
+)
+
+
+def scrape(metrics: Metrics) -> str:
+    return metrics.exposition().decode()
+
+
+def test_every_name_of_the_contract_is_there_from_the_start() -> None:
+    types = {line.split()[2] for line in scrape(Metrics()).splitlines() if line.startswith("# TYPE")}
+    assert {f"selflearn_{name}" for name in CONTRACT} <= types
+
+
+def test_two_daemons_do_not_share_numbers() -> None:
+    first, second = Metrics(), Metrics()
+    first.interactions.inc()
+    assert "selflearn_interactions_total 1.0" in scrape(first)
+    assert "selflearn_interactions_total 0.0" in scrape(second)
+
+
+def test_one_version_at_a_time() -> None:
+    metrics = Metrics()
+    metrics.set_served(0, "aa")
+    metrics.set_served(7, "bb")
+    lines = [line for line in scrape(metrics).splitlines() if line.startswith("selflearn_version_info{")]
+    assert lines == ['selflearn_version_info{sha256="bb",version="7"} 1.0']
+
+
+def test_examples_that_are_gone_count_zero() -> None:
+    metrics = Metrics()
+    metrics.set_examples({"fresh": 3})
+    metrics.set_examples({"trained": 3})
+    text = scrape(metrics)
+    assert 'selflearn_examples{state="fresh"} 0.0' in text
+    assert 'selflearn_examples{state="trained"} 3.0' in text
+
+
+def test_a_verdict_with_numbers_that_are_none() -> None:
+    metrics = Metrics()
+    checks = [
+        {"name": "learned", "value": 0.5, "limit": 0.0},
+        {"name": "finite", "value": None, "limit": None},
+        {"name": "retained", "value": "nan", "limit": 0.1},
+    ]
+    metrics.observe_verdict({"outcome": "refuse", "checks": checks})
+    text = scrape(metrics)
+    assert 'selflearn_gate_value{check="learned"} 0.5' in text
+    assert 'selflearn_gate_value{check="finite"}' not in text
+    assert 'selflearn_gate_limit{check="retained"} 0.1' in text
+
+
+def test_times_of_an_answer() -> None:
+    metrics = Metrics()
+    metrics.observe_answer(prompt_tokens=7, completion_tokens=11, first_token_seconds=0.5, total_seconds=1.5)
+    metrics.observe_answer(prompt_tokens=3, completion_tokens=0, first_token_seconds=None, total_seconds=0.1)
+    text = scrape(metrics)
+    assert "selflearn_prompt_tokens_total 10.0" in text
+    assert "selflearn_time_per_output_token_seconds_sum 0.1" in text
+    assert "selflearn_time_to_first_token_seconds_count 1.0" in text
+    assert "selflearn_request_duration_seconds_count 2.0" in text
+
+
+def test_updates() -> None:
+    metrics = Metrics()
+    metrics.observe_update("refused", duration_seconds=5.0, finished_at=1000.0)
+    assert "selflearn_update_last_success_timestamp_seconds 0.0" in scrape(metrics)
+    metrics.observe_update("promoted", duration_seconds=5.0, finished_at=2000.0)
+    text = scrape(metrics)
+    assert "selflearn_update_last_success_timestamp_seconds 2000.0" in text
+    assert 'selflearn_updates_total{outcome="refused"} 1.0' in text
+
+
+def test_a_scrape_refreshes_gauges_and_survives_a_failing_source(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+
+    def broken() -> None:
+        raise OSError("disk gone")
+
+    metrics.before_scrape(broken)
+    metrics.before_scrape(lambda: metrics.requests_running.set(3))
+    assert "selflearn_requests_running 3.0" in scrape(metrics)
+    assert "disk gone" in caplog.text
