@@ -21,6 +21,7 @@ from selflearn.errors import StateError
 
 ANSWER_TOKENS = 48
 TEACHING_TOKENS = 8
+ALONE_QUESTIONS, ALONE_TOKENS = 6, 24
 CONCURRENT = 8
 POISON_SEED = 7
 TARGET_ACCURACY = 0.6
@@ -107,6 +108,7 @@ def _walk(client: Client, findings: Findings, console: Console) -> None:
     with _timed(findings, "before", console, "2. Ask it about selflearn, which it has never heard of"):
         before = _examine(client, facts, console)
         findings.examinations["before"] = before
+        first = _ask_alone(client, facts, console)
     with _timed(findings, "teach", console, "3. Correct it: other phrasings of the questions, with the right answers"):
         _teach(client, right_lessons(facts), console)
     with _timed(findings, "learn", console, "4. Let it learn"):
@@ -123,7 +125,7 @@ def _walk(client: Client, findings: Findings, console: Console) -> None:
         _print_answers(facts, before, after, console)
     _expect_learned(findings, before, after, good["id"])
     _poison(client, facts, findings, console, served=good["id"])
-    _return_to_base(client, facts, findings, console)
+    _return_to_base(client, facts, first, findings, console)
 
 
 def _poison(client: Client, facts: Sequence[Fact], findings: Findings, console: Console, served: int) -> None:
@@ -139,7 +141,9 @@ def _poison(client: Client, facts: Sequence[Fact], findings: Findings, console: 
     findings.expect("what is served has not changed", version == served, f"version {version}")
 
 
-def _return_to_base(client: Client, facts: Sequence[Fact], findings: Findings, console: Console) -> None:
+def _return_to_base(
+    client: Client, facts: Sequence[Fact], first: Sequence[Answer], findings: Findings, console: Console
+) -> None:
     with _timed(findings, "rollback", console, "7. Roll back to the base model, and ask once more"):
         began = time.monotonic()
         client.roll_back(0)
@@ -147,13 +151,11 @@ def _return_to_base(client: Client, facts: Sequence[Fact], findings: Findings, c
         took = time.monotonic() - began
         console.print(f"   version 0 served {took:.2f} s after the order")
         findings.seconds["rollback order until served"] = took
-        back = _examine(client, facts, console)
-        findings.examinations["rolled back"] = back
-    before = findings.examinations["before"]
-    same = sum(one.text == other.text for one, other in zip(before.answers, back.answers, strict=True))
-    found = f"{same} of {len(back.answers)} answers equal those of the start"
-    holds = same == len(back.answers) and back.versions == (0,)
-    findings.expect("the rollback brings the first answers back", holds, found)
+        back = _ask_alone(client, facts, console)
+    same = sum(one.text == other.text for one, other in zip(first, back, strict=True))
+    found = f"{same} of {len(back)} answers equal those of the start"
+    holds = same == len(back) and all(answer.version == 0 for answer in back)
+    findings.expect("the rollback brings the first answers back, letter by letter", holds, found)
 
 
 def _expect_learned(findings: Findings, before: Examination, after: Examination, version: int) -> None:
@@ -178,6 +180,14 @@ def _examine(client: Client, facts: Sequence[Fact], console: Console) -> Examina
     return result
 
 
+def _ask_alone(client: Client, facts: Sequence[Fact], console: Console) -> list[Answer]:
+    """Asks some questions one at a time: in bfloat16 the last bits of an answer depend on what shares its batch."""
+    questions = [fact.held_back[0] for fact in facts[:ALONE_QUESTIONS]]
+    return _at_once(
+        lambda question: client.ask(question, ALONE_TOKENS), questions, "asking one by one", console, concurrent=1
+    )
+
+
 def _teach(client: Client, lessons: Sequence[Lesson], console: Console) -> None:
     def correct(lesson: Lesson) -> str:
         return client.correct(client.ask(lesson.question, TEACHING_TOKENS).id, lesson.answer)
@@ -186,9 +196,15 @@ def _teach(client: Client, lessons: Sequence[Lesson], console: Console) -> None:
     console.print(f"   {len(statuses)} corrections sent, {statuses.count('accepted')} accepted")
 
 
-def _at_once(work: Callable[[Item], Result], items: Sequence[Item], description: str, console: Console) -> list[Result]:
+def _at_once(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    console: Console,
+    concurrent: int = CONCURRENT,
+) -> list[Result]:
     """Does ``work`` for all items, some at a time, under a progress bar; results in the order of the items."""
-    with _progress(console) as progress, ThreadPoolExecutor(CONCURRENT) as pool:
+    with _progress(console) as progress, ThreadPoolExecutor(concurrent) as pool:
         task = progress.add_task(description, total=len(items))
 
         def one(item: Item) -> Result:

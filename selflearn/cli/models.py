@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from selflearn.cli.output import message, show, table
 from selflearn.cli.session import session_of
+from selflearn.config import Settings
 
 app = typer.Typer(help="Get and list base models.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -23,7 +25,7 @@ def pull(
         str | None, typer.Argument(help="'embedded', a model directory, or a name on the hub (default: serving.model).")
     ] = None,
 ) -> None:
-    """Get a base model into the state directory, once, so that 'serve' starts in seconds."""
+    """Get a base model into the state directory, once, so that 'serve' and the first update start in seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -35,11 +37,26 @@ def pull(
         def tell(step: str, share: float) -> None:
             progress.update(task, description=step, completed=share)
 
-        from selflearn.models.library import prepare
-
-        path = prepare(model or settings.serving.model, settings.state, tell)
+        path = _prepare(model or settings.serving.model, settings, tell)
     message("The model is ready.")
     typer.echo(str(path))
+
+
+def _prepare(model: str, settings: Settings, tell: Callable[[str, float], None]) -> Path:
+    """The model's directory, and beside it what every update asks of the base model, made once."""
+    from selflearn.learning.cache import cache_directory, is_kept
+    from selflearn.models.library import prepare, recorded_fingerprint
+
+    path = prepare(model, settings.state, tell)
+    known = recorded_fingerprint(path)
+    if known is not None and is_kept(settings.state, known):
+        return path
+    from selflearn.learning.reference import reference_of
+    from selflearn.models.base import load_base
+
+    base = load_base(path, device=settings.serving.device, dtype=settings.serving.dtype)
+    reference_of(base, cache_directory(settings.state, base.sha256), tell)
+    return path
 
 
 @app.command("list")

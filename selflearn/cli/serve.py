@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,8 @@ def serve(
         whole["state"] = session.state_flag
     settings = load(session.config_file, **whole)
 
+    # Read once, when torch brings OpenMP in: threads that wait must not spin on cores that the worker could use.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from selflearn.daemon import run  # brings torch in: after the settings proved right
 
     raise typer.Exit(run(settings))

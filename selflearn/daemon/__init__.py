@@ -1,8 +1,9 @@
 """The daemon: the one place that wires the rooms together, and its life from start to signal.
 
 It knows every room and does none of their work: :mod:`~selflearn.daemon.updates` carries one update from snapshot to
-verdict, :mod:`~selflearn.daemon.rollouts` keeps what is served equal to the last rollout row, and
-:mod:`~selflearn.daemon.lifecycle` starts and stops it all.
+verdict, :mod:`~selflearn.daemon.rollouts` keeps what is served equal to the last rollout row,
+:mod:`~selflearn.daemon.composition` puts the rooms together, and :mod:`~selflearn.daemon.lifecycle` starts and stops
+it all.
 """
 
 from selflearn.daemon.lifecycle import run

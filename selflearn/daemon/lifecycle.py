@@ -11,8 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,17 +20,12 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from selflearn import overview
 from selflearn.api.app import create_app
-from selflearn.api.services import Activity, Services
+from selflearn.api.services import Services
 from selflearn.config import ServingSettings, Settings
-from selflearn.daemon.rollouts import Rollouts
-from selflearn.daemon.updates import Base, Updates
+from selflearn.daemon.composition import composed
+from selflearn.daemon.updates import Updates
 from selflearn.errors import ConfigurationError, SelflearnError, StateError, StateInUse
-from selflearn.experience import counts
-from selflearn.models.library import prepare
-from selflearn.monitoring import Metrics, configure
-from selflearn.serving import Traffic
-from selflearn.store import Store, database_path
-from selflearn.versions import ensure_learner, reconcile
+from selflearn.monitoring import configure
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEEP_RESIDENT = 1
@@ -103,7 +97,7 @@ def _state_directory(state: Path) -> Iterator[Path]:
 
 
 async def _serve(settings: Settings, state: Path, listening: socket.socket, now: Callable[[], float]) -> None:
-    async with _composed(settings, state, now) as daemon:
+    async with composed(settings, state, now) as daemon:
         host, port = listening.getsockname()[:2]
         server = _server(daemon.services, settings.serving)
         _listen_to_signals(server, daemon.updates)
@@ -115,107 +109,6 @@ async def _serve(settings: Settings, state: Path, listening: socket.socket, now:
         finally:
             scheduler.shutdown(wait=False)
             follower.cancel()
-
-
-@dataclass(frozen=True, slots=True)
-class _Daemon:
-    services: Services
-    rollouts: Rollouts
-    updates: Updates
-
-
-@contextlib.asynccontextmanager
-async def _composed(settings: Settings, state: Path, now: Callable[[], float]) -> AsyncIterator[_Daemon]:
-    """Puts the rooms together around one state directory, serving already; takes them apart in the end."""
-    from selflearn.models.base import context_length, load_base
-    from selflearn.models.chat import stop_ids
-    from selflearn.serving.transformers_engine import EngineOptions, TransformersEngine
-
-    serving, metrics = settings.serving, Metrics()
-    if serving.threads:
-        import torch
-
-        torch.set_num_threads(serving.threads)
-    store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
-    try:
-        directory = await asyncio.to_thread(prepare, serving.model, state, _log_progress)
-        loaded = await asyncio.to_thread(load_base, directory, device=serving.device, dtype=serving.dtype)
-        store.write(
-            lambda c: ensure_learner(c, settings.learner, base_model=loaded.name, base_sha256=loaded.sha256, now=now)
-        )
-        found = reconcile(store, state, settings.learner, now)
-        if found.interrupted or found.removed or found.damaged:
-            logger.warning("the last daemon did not end cleanly", extra={"fields": {"found": found}})
-        options = EngineOptions(serving.cache_tokens, serving.max_concurrent_requests)
-        traffic = Traffic(
-            loaded.tokenizer,
-            max_waiting=serving.max_waiting_requests,
-            drain_seconds=serving.drain_seconds,
-            keep=KEEP_RESIDENT,
-        )
-        activity = Activity(now)
-        rollouts = Rollouts(
-            store=store,
-            learner=settings.learner,
-            state=state,
-            engine=TransformersEngine(loaded, options),
-            traffic=traffic,
-            metrics=metrics,
-            now=now,
-        )
-        await rollouts.follow()
-        updates = Updates(
-            store=store,
-            learner=settings.learner,
-            state=state,
-            base=Base(loaded.name, directory.resolve(), loaded.sha256, str(loaded.device), serving.dtype),
-            learning=settings.learning,
-            judging=settings.judging,
-            rollouts=rollouts,
-            metrics=metrics,
-            idle_seconds=lambda: activity.idle_seconds,
-            loop=asyncio.get_running_loop(),
-            now=now,
-        )
-        services = Services(
-            store=store,
-            learner=settings.learner,
-            state=state,
-            traffic=traffic,
-            tokenizer=loaded.tokenizer,
-            stop_ids=stop_ids(loaded.tokenizer, loaded.model),
-            context_length=context_length(loaded.model),
-            model_name=loaded.name,
-            metrics=metrics,
-            learning=updates,
-            rollouts=rollouts,
-            serving=serving,
-            api=settings.api,
-            judging=settings.judging,
-            now=now,
-            activity=activity,
-            started_at=now(),
-        )
-        _refresh_gauges(services, updates)
-        try:
-            yield _Daemon(services, rollouts, updates)
-        finally:
-            await asyncio.to_thread(updates.stop)
-            await traffic.close()
-    finally:
-        store.close()
-
-
-def _refresh_gauges(services: Services, updates: Updates) -> None:
-    metrics = services.metrics
-
-    def refresh() -> None:
-        metrics.requests_running.set(services.traffic.running)
-        metrics.requests_waiting.set(services.traffic.waiting)
-        metrics.worker_alive.set(updates.worker_alive())
-        metrics.set_examples(counts(services.store, services.learner)["examples"])
-
-    metrics.before_scrape(refresh)
 
 
 class _Server(uvicorn.Server):
@@ -248,7 +141,7 @@ def _listen_to_signals(server: _Server, updates: Updates) -> None:
             os._exit(128 + number)
         logger.info("signal %s: finishing what is in flight; a second signal ends at once", number.name)
         server.should_exit = True
-        updates.cancel("the daemon stopped")
+        updates.interrupt()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -270,10 +163,6 @@ def _scheduler(updates: Updates, settings: Settings) -> BackgroundScheduler:
     )
     scheduler.start()
     return scheduler
-
-
-def _log_progress(step: str, share: float) -> None:
-    logger.info("preparing the model", extra={"fields": {"step": step, "share": share}})
 
 
 def _say_hello(url: str, services: Services, settings: Settings) -> None:

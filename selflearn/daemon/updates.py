@@ -7,7 +7,6 @@ Everything that a client or an operator sees stays as it was until the last step
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import sqlite3
 import threading
@@ -20,19 +19,19 @@ from typing import Any
 
 from selflearn import overview
 from selflearn.config import JudgingSettings, LearningSettings
+from selflearn.daemon.jobs import Base, configuration, make_job, make_manifest
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.errors import NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
 from selflearn.experience import Snapshot, choose_roles
 from selflearn.failpoints import reach
 from selflearn.judging import Limits, Measurements, Verdict, decide
-from selflearn.learning.job import ROLES, Job, JobExample, write_job
+from selflearn.learning.job import read_job, write_job
 from selflearn.learning.process import Cancelled, Worker
 from selflearn.learning.trigger import Situation, reason_to_wait
 from selflearn.monitoring import Metrics
 from selflearn.store import Store, rows
 from selflearn.versions import (
     ADAPTER,
-    Manifest,
     close_update,
     open_update,
     register,
@@ -42,25 +41,13 @@ from selflearn.versions import (
     work_directory,
     write_manifest,
 )
-from selflearn.versions.files import remove_tree
+from selflearn.versions.files import remove_tree, sha256_file
 from selflearn.versions.registry import ClosedState
 from selflearn.versions.rollouts import lineage
 
 ACTOR = "gate"
-LIBRARIES = ("selflearn", "torch", "transformers", "peft", "safetensors")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The base model as the worker needs it."""
-
-    name: str
-    directory: Path
-    sha256: str
-    device: str
-    dtype: str
 
 
 @dataclass(slots=True)
@@ -150,11 +137,15 @@ class Updates:
             running.worker.cancel()
         return True
 
-    def stop(self, timeout_seconds: float = 30.0) -> None:
-        """Cancels what runs and waits for it; no further update starts."""
-        with self._lock:
-            self._stopping = True
+    def interrupt(self) -> None:
+        """Asks the running update to end because the daemon ends; no further one starts. Returns at once."""
+        self._stopping = True
         self.cancel("the daemon stopped")
+
+    def stop(self, timeout_seconds: float = 30.0) -> None:
+        """Interrupts what runs and waits for it; no further update starts."""
+        with self._lock:  # an update that is just being opened is interrupted as well
+            self.interrupt()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
 
@@ -247,19 +238,11 @@ class Updates:
             parent=parent,
             trigger=trigger,
             seed=seed,
-            config=self._configuration(),
+            config=configuration(self._base, self._learning, self._judging),
             snapshot=snapshot,
             now=self._now,
         )
         return _Running(update, parent, trigger, seed, snapshot, self._now())
-
-    def _configuration(self) -> dict[str, Any]:
-        return {
-            "learning": self._learning.model_dump(),
-            "judging": self._judging.model_dump(),
-            "device": self._base.device,
-            "dtype": self._base.dtype,
-        }
 
     def _carry_out(self, running: _Running) -> None:
         work = work_directory(self._state, running.update)
@@ -284,7 +267,18 @@ class Updates:
 
     def _train_and_judge(self, running: _Running, work: Path) -> str:
         reach("after-snapshot")
-        write_job(self._job(running), work)
+        job = make_job(
+            self._state,
+            update=running.update,
+            parent=running.parent,
+            seed=running.seed,
+            snapshot=running.snapshot,
+            learner=self._learner,
+            base=self._base,
+            learning=self._learning,
+            judging=self._judging,
+        )
+        write_job(job, work)
         running.worker = Worker(work)
         if running.cancelled_because is not None:
             running.worker.cancel()
@@ -298,29 +292,6 @@ class Updates:
             return self._promote(running, work / "candidate", result, verdict)
         state: ClosedState = "refused" if verdict.outcome == "refuse" else "inconclusive"
         return self._close(running, state, result, verdict, verdict.reason)
-
-    def _job(self, running: _Running) -> Job:
-        parent_directory = version_directory(self._state, running.parent) if running.parent else None
-        roles = running.snapshot.roles()
-        examples = [
-            JobExample(found.id, role, found.digest, [dict(message) for message in found.messages], found.target)
-            for role in ROLES
-            for found in roles[role]
-        ]
-        return Job(
-            update=running.update,
-            learner=self._learner,
-            model_directory=str(self._base.directory),
-            cache_directory=str(self._state / "cache" / self._base.sha256[:16]),
-            parent=running.parent,
-            parent_directory=None if parent_directory is None else str(parent_directory),
-            seed=running.seed,
-            device=self._base.device,
-            dtype=self._base.dtype,
-            learning=self._learning,
-            judging=self._judging,
-            examples=tuple(examples),
-        )
 
     def _saw(self, running: _Running, line: dict[str, Any]) -> None:
         if line.get("phase") == "training" and "steps" in line:
@@ -342,7 +313,10 @@ class Updates:
         )
 
     def _promote(self, running: _Running, candidate: Path, report: dict[str, Any], verdict: Verdict) -> str:
-        manifest_sha256 = write_manifest(candidate, self._manifest(running, verdict))
+        manifest = make_manifest(
+            read_job(candidate.parent), self._base, running.snapshot, verdict, created_at=self._now()
+        )
+        manifest_sha256 = write_manifest(candidate, manifest)
         target = version_directory(self._state, running.update)
         reach("before-rename")
         seal(candidate, target)
@@ -368,7 +342,7 @@ class Updates:
                     connection,
                     update_id=running.update,
                     manifest_sha256=manifest_sha256,
-                    adapter_sha256=_file_hash(target),
+                    adapter_sha256=sha256_file(target / ADAPTER),
                     report=report,
                     verdict=verdict.as_dict(),
                     actor=ACTOR,
@@ -380,21 +354,6 @@ class Updates:
             self._rollouts.introduce(generation, make_durable), self._loop
         )
         introduced.result()
-
-    def _manifest(self, running: _Running, verdict: Verdict) -> Manifest:
-        return Manifest(
-            version=running.update,
-            parent=running.parent,
-            learner=self._learner,
-            base_model=self._base.name,
-            base_sha256=self._base.sha256,
-            created_at=self._now(),
-            seed=running.seed,
-            config=self._configuration(),
-            examples={role: [[e.id, e.digest] for e in found] for role, found in running.snapshot.roles().items()},
-            verdict=verdict.as_dict(),
-            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
-        )
 
     def _close(
         self,
@@ -412,12 +371,6 @@ class Updates:
         )
         logger.warning("update ended", extra={"fields": {"update": running.update, "outcome": state, "reason": reason}})
         return state
-
-
-def _file_hash(version: Path) -> str:
-    from selflearn.versions.files import sha256_file
-
-    return sha256_file(version / ADAPTER)
 
 
 def _by_layer_group(drift: Mapping[str, float]) -> dict[str, float]:

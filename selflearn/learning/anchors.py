@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selflearn.learning.cache import ANCHORS
 from selflearn.learning.objectives import top_k_log_probs
 from selflearn.models.base import LoadedBase
 from selflearn.models.chat import encode_prompt, stop_ids
@@ -60,7 +61,7 @@ def anchor_prompts() -> list[dict[str, str]]:
 def anchors_for(base: LoadedBase, cache: Path, on_progress: Callable[[float], None] = lambda share: None) -> Anchors:
     """Reads the anchors of ``base`` from the directory ``cache``; makes and keeps them there the first time."""
     prompts = anchor_prompts()
-    path = cache / f"anchors-{_digest(base, prompts)}.safetensors"
+    path = cache / ANCHORS.format(key=_digest(base, prompts))
     if not path.is_file():
         _write(_answer(base, prompts, on_progress), path)
     return _read(path)

@@ -17,6 +17,11 @@ from selflearn.errors import WorkerFailed
 
 POLL_SECONDS = 0.2
 LOG_TAIL = 600
+WORKER_ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on a GPU are not deterministic
+    "OMP_WAIT_POLICY": "PASSIVE",  # a thread that waits for another gives its core to serving instead of spinning
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log = (folder / "worker.log").open("wb")
-        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**WORKER_ENVIRONMENT, **os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "selflearn.learning.worker", str(folder)],
             stdin=subprocess.PIPE,  # its end of file tells the worker that the daemon is gone

@@ -7,7 +7,6 @@ leaves ``candidate/`` (adapter, importance, probe, training log) and ``report.js
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from selflearn.errors import SelflearnError
 from selflearn.failpoints import reach
 from selflearn.judging.gate import Measurements
 from selflearn.judging.measures import losses, nonfinite_tensors, weight_drift
-from selflearn.learning.anchors import Anchor, Anchors, anchors_for, stacked_teacher
+from selflearn.learning.anchors import Anchor, Anchors, stacked_teacher
 from selflearn.learning.importance import (
     Importance,
     accumulated,
@@ -36,6 +35,7 @@ from selflearn.learning.importance import (
 )
 from selflearn.learning.job import Job, JobExample, read_job
 from selflearn.learning.objectives import top_k_divergence
+from selflearn.learning.reference import reference_of
 from selflearn.learning.trainer import Look, Material, StepRecord, Trained, frozen_copy, low_rank, train
 from selflearn.models.adapter import (
     adapter_state,
@@ -50,7 +50,7 @@ from selflearn.models.adapter import (
 )
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import encode_example, probe_ids
-from selflearn.models.forward import TokenSequence, collate, in_batches, response_logits
+from selflearn.models.forward import TokenSequence, collate, in_batches, response_logits, token_losses
 
 IMPORTANCE_FILE = "importance.safetensors"
 PROBE_FILE = "probe.safetensors"
@@ -76,9 +76,10 @@ def run(job: Job, folder: Path, tell: Tell) -> dict[str, Any]:
     tell("loading")
     base = load_base(Path(job.model_directory), device=job.device, dtype=job.dtype)
     tokens = _tokenised(job, base)
-    anchors = anchors_for(base, Path(job.cache_directory), lambda share: tell("anchors", share=share))
+    anchors, importance = reference_of(base, Path(job.cache_directory), lambda step, share: tell(step, share=share))
+    if job.parent_directory is not None:
+        importance = load_importance(Path(job.parent_directory) / IMPORTANCE_FILE, base.device)
     _attach(job, base)
-    importance = _parent_importance(job, base, anchors, tell)
     tell("measuring", of="parent")
     parent = [losses(base.model, rows, base.device) for rows in (tokens.holdout, tokens.retained)]
     trained = _train(job, base, tokens, anchors, importance, tell)
@@ -128,22 +129,6 @@ def _attach(job: Job, base: LoadedBase) -> None:
         attach_saved(base.model, Path(job.parent_directory), trainable=True)
 
 
-def _parent_importance(job: Job, base: LoadedBase, anchors: Anchors, tell: Tell) -> Importance:
-    """The parent's accumulated Fisher. The base's own is estimated on the anchors once and kept."""
-    if job.parent_directory is not None:
-        return load_importance(Path(job.parent_directory) / IMPORTANCE_FILE, base.device)
-    rows = [anchor.sequence for anchor in anchors.train[: job.learning.fisher_sequences]]
-    key = hashlib.sha256(repr((base.sha256, str(base.model.dtype), base.device.type, rows)).encode()).hexdigest()[:12]
-    path = Path(job.cache_directory) / f"importance-{key}.safetensors"
-    if not path.is_file():
-        tell("importance", of="base")
-        generator = torch.Generator().manual_seed(0)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        save_importance(normalised(estimate(base.model, rows, device=base.device, generator=generator)), part)
-        part.replace(path)
-    return load_importance(path, base.device)
-
-
 def _train(
     job: Job, base: LoadedBase, tokens: _Tokens, anchors: Anchors, importance: Importance, tell: Tell
 ) -> Trained:
@@ -164,6 +149,7 @@ def _train(
 def _measure(
     job: Job, base: LoadedBase, tokens: _Tokens, anchors: Anchors, parent: Sequence[list[float]]
 ) -> Measurements:
+    anchor_losses, divergences = measure_anchors(base, anchors.judge)
     layers = lora_layers(base.model)
     deltas = {name: (*factors(layer), scale(layer)) for name, layer in layers.items()}
     return Measurements(
@@ -172,8 +158,8 @@ def _measure(
         retained_parent=parent[1],
         retained_candidate=losses(base.model, tokens.retained, base.device),
         anchor_base=[anchor.loss for anchor in anchors.judge],
-        anchor_candidate=losses(base.model, [anchor.sequence for anchor in anchors.judge], base.device),
-        anchor_divergence=divergences(base, anchors.judge),
+        anchor_candidate=anchor_losses,
+        anchor_divergence=divergences,
         weight_drift=weight_drift(deltas, {name: base_weight(layer) for name, layer in layers.items()}),
         nonfinite=nonfinite_tensors(adapter_state(base.model)),
         learned_before=job.parent != 0,
@@ -182,17 +168,20 @@ def _measure(
 
 
 @torch.no_grad()
-def divergences(base: LoadedBase, anchors: Sequence[Anchor]) -> list[float]:
-    """Mean KL(base || model) over each anchor's answer, in nats per token."""
-    measured = [0.0] * len(anchors)
+def measure_anchors(base: LoadedBase, anchors: Sequence[Anchor]) -> tuple[list[float], list[float]]:
+    """For each anchor's answer the model's loss and KL(base || model), both in mean nats per token."""
+    measured = [(0.0, 0.0)] * len(anchors)
     for indices in in_batches([anchor.sequence for anchor in anchors], MEASURE_BATCH):
         rows = [anchors[index] for index in indices]
         batch = collate([anchor.sequence for anchor in rows], base.device)
+        logits = response_logits(base.model, batch)
         teacher = stacked_teacher(rows, batch.targets.shape[1], base.device)
-        divergence = top_k_divergence(response_logits(base.model, batch), *teacher).masked_fill(~batch.mask, 0.0)
-        for index, value in zip(indices, (divergence.sum(dim=1) / batch.mask.sum(dim=1)).tolist(), strict=True):
-            measured[index] = value
-    return measured
+        divergence = top_k_divergence(logits, *teacher).masked_fill(~batch.mask, 0.0)
+        per_token = torch.stack([token_losses(logits, batch.targets), divergence])
+        means = per_token.sum(dim=2) / batch.mask.sum(dim=1)
+        for index, loss, kl in zip(indices, *means.tolist(), strict=True):
+            measured[index] = (loss, kl)
+    return [loss for loss, _ in measured], [kl for _, kl in measured]
 
 
 def _save_candidate(job: Job, base: LoadedBase, directory: Path, trained: Trained, broken: bool) -> None:

@@ -1,0 +1,178 @@
+"""Puts the rooms together around one state directory, and takes them apart again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selflearn.api.services import Activity, Services
+from selflearn.config import ServingSettings, Settings
+from selflearn.daemon.jobs import Base
+from selflearn.daemon.rollouts import Rollouts
+from selflearn.daemon.updates import Updates
+from selflearn.models.library import prepare
+from selflearn.monitoring import Metrics
+from selflearn.serving import Traffic
+from selflearn.store import Store, database_path
+from selflearn.versions import ensure_learner, reconcile
+
+if TYPE_CHECKING:
+    from selflearn.models.base import LoadedBase
+
+KEEP_RESIDENT = 1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The rooms in service."""
+
+    services: Services
+    rollouts: Rollouts
+    updates: Updates
+
+
+@contextlib.asynccontextmanager
+async def composed(settings: Settings, state: Path, now: Callable[[], float] = time.time) -> AsyncIterator[Daemon]:
+    """A daemon that serves already, and learns when asked; in the end its worker, traffic and store are closed."""
+    metrics = Metrics()
+    store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
+    try:
+        base = await asyncio.to_thread(_load_base, settings.serving, state)
+        _put_in_order(store, settings, state, base, now)
+        rollouts, traffic = _rollouts(store, settings, state, base, metrics, now)
+        await rollouts.follow()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no later collection has to look at it again
+        activity = Activity(now)
+        updates = _updates(store, settings, state, base, rollouts, metrics, activity, now)
+        services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
+        metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
+        try:
+            yield Daemon(services, rollouts, updates)
+        finally:
+            await asyncio.to_thread(updates.stop)
+            await traffic.close()
+    finally:
+        store.close()
+
+
+def _load_base(serving: ServingSettings, state: Path) -> LoadedBase:
+    directory = prepare(serving.model, state, _log_progress)
+    # torch and its friends take seconds to import: what stands in the way of a start is told before
+    import torch
+
+    from selflearn.models.base import load_base
+
+    if serving.threads:
+        torch.set_num_threads(serving.threads)
+    return load_base(directory.resolve(), device=serving.device, dtype=serving.dtype)
+
+
+def _put_in_order(store: Store, settings: Settings, state: Path, base: LoadedBase, now: Callable[[], float]) -> None:
+    """Checks that the learner has this base, and tidies up after a daemon that did not end cleanly."""
+    store.write(
+        lambda connection: ensure_learner(
+            connection, settings.learner, base_model=base.name, base_sha256=base.sha256, now=now
+        )
+    )
+    found = reconcile(store, state, settings.learner, now)
+    if found.interrupted or found.removed or found.damaged:
+        logger.warning("the last daemon did not end cleanly", extra={"fields": {"found": found}})
+
+
+def _rollouts(
+    store: Store, settings: Settings, state: Path, base: LoadedBase, metrics: Metrics, now: Callable[[], float]
+) -> tuple[Rollouts, Traffic]:
+    from selflearn.serving.transformers_engine import EngineOptions, TransformersEngine
+
+    serving = settings.serving
+    traffic = Traffic(
+        base.tokenizer,
+        max_waiting=serving.max_waiting_requests,
+        drain_seconds=serving.drain_seconds,
+        keep=KEEP_RESIDENT,
+    )
+    rollouts = Rollouts(
+        store=store,
+        learner=settings.learner,
+        state=state,
+        engine=TransformersEngine(base, EngineOptions(serving.cache_tokens, serving.max_concurrent_requests)),
+        traffic=traffic,
+        metrics=metrics,
+        now=now,
+    )
+    return rollouts, traffic
+
+
+def _updates(
+    store: Store,
+    settings: Settings,
+    state: Path,
+    base: LoadedBase,
+    rollouts: Rollouts,
+    metrics: Metrics,
+    activity: Activity,
+    now: Callable[[], float],
+) -> Updates:
+    return Updates(
+        store=store,
+        learner=settings.learner,
+        state=state,
+        base=Base(base.name, base.path, base.sha256, str(base.device), settings.serving.dtype),
+        learning=settings.learning,
+        judging=settings.judging,
+        rollouts=rollouts,
+        metrics=metrics,
+        idle_seconds=lambda: activity.idle_seconds,
+        loop=asyncio.get_running_loop(),
+        now=now,
+    )
+
+
+def _services(
+    store: Store,
+    settings: Settings,
+    state: Path,
+    base: LoadedBase,
+    traffic: Traffic,
+    rollouts: Rollouts,
+    updates: Updates,
+    metrics: Metrics,
+    activity: Activity,
+    now: Callable[[], float],
+) -> Services:
+    from selflearn.models.base import context_length
+    from selflearn.models.chat import stop_ids
+
+    return Services(
+        store=store,
+        learner=settings.learner,
+        state=state,
+        traffic=traffic,
+        tokenizer=base.tokenizer,
+        stop_ids=stop_ids(base.tokenizer, base.model),
+        context_length=context_length(base.model),
+        model_name=base.name,
+        metrics=metrics,
+        learning=updates,
+        rollouts=rollouts,
+        serving=settings.serving,
+        api=settings.api,
+        judging=settings.judging,
+        now=now,
+        activity=activity,
+        started_at=now(),
+    )
+
+
+def _log_progress(step: str, share: float) -> None:
+    logger.info("preparing the model", extra={"fields": {"step": step, "share": share}})

@@ -1,0 +1,163 @@
+"""The product's main job on the real model, over public HTTP: teach, learn, promote, poison, refuse, roll back."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from selflearn.cli.demo_daemon import Client, lend_model, running_daemon
+from selflearn.config import LearningSettings
+from selflearn.demonstration import Lesson, answers_fact, load_manual, poisoned_lessons, right_lessons
+
+FACTS = load_manual()
+HELD_BACK = [(fact, question) for fact in FACTS for question in fact.held_back]
+MIN_CORRECTIONS = 24
+MIN_ACCURACY = 0.6
+MAX_ANCHOR_RISE = 0.05
+
+
+@dataclasses.dataclass(slots=True)
+class Streams:
+    """What a client saw that streamed one answer after the other, all the time."""
+
+    answers: int = 0
+    versions: list[int] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+@contextmanager
+def streaming(url: str) -> Iterator[Streams]:
+    """Streams answers in a thread until the block ends."""
+    seen, end = Streams(), threading.Event()
+
+    def stream() -> None:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120.0)
+        while not end.is_set():
+            try:
+                _stream_one(client, seen)
+            except Exception as error:
+                seen.problems.append(repr(error))
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        end.set()
+        thread.join()
+
+
+def _stream_one(client: OpenAI, seen: Streams) -> None:
+    messages: Any = [{"role": "user", "content": "Name three colours of the rainbow."}]
+    raw = client.chat.completions.with_raw_response.create(
+        model="selflearn", messages=messages, max_tokens=12, temperature=0, stream=True
+    )
+    version = int(raw.headers["x-selflearn-version"])
+    finished = None
+    for chunk in raw.parse():
+        if not (chunk.system_fingerprint or "").startswith(f"selflearn-v{version:06d}-"):
+            seen.problems.append(f"a chunk of {chunk.system_fingerprint} in an answer of version {version}")
+        for choice in chunk.choices:
+            finished = choice.finish_reason or finished
+    if finished not in ("stop", "length"):
+        seen.problems.append(f"an answer ended with {finished}")
+    seen.answers += 1
+    seen.versions.append(version)
+
+
+def teach(client: Client, lessons: tuple[Lesson, ...]) -> None:
+    def correct(lesson: Lesson) -> str:
+        return client.correct(client.ask(lesson.question, 1).id, lesson.answer)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(correct, lessons)) == {"accepted"}
+
+
+def learn(client: Client) -> dict[str, Any]:
+    number = client.learn_now()
+    end = threading.Event()
+    while client.update(number)["state"] == "running":
+        end.wait(0.5)
+    return client.update(number)
+
+
+def outcomes(update: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["outcome"] for check in update["verdict"]["checks"]}
+
+
+def value(update: dict[str, Any], name: str) -> float:
+    return next(float(check["value"]) for check in update["verdict"]["checks"] if check["name"] == name)
+
+
+def accuracy(client: Client) -> float:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda item: client.ask(item[1], 40).text, HELD_BACK))
+    right = [answers_fact(fact, text) for (fact, _), text in zip(HELD_BACK, answers, strict=True)]
+    return sum(right) / len(right)
+
+
+def alone(client: Client) -> list[tuple[int, str]]:
+    """Greedy answers asked one at a time: in a batch of others, bf16 sums may round otherwise."""
+    answers = [client.ask(question, 24) for _, question in HELD_BACK[:6]]
+    return [(answer.version, answer.text) for answer in answers]
+
+
+@pytest.mark.timeout(900)
+def test_it_learns_what_it_is_taught_refuses_poison_and_returns_to_the_base(
+    embedded_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lend_model(embedded_model, tmp_path)
+    with running_daemon(tmp_path) as client:
+        base_answers, base_accuracy = alone(client), accuracy(client)
+        lessons = right_lessons(FACTS)
+        teach(client, lessons)
+        with streaming(str(client.http.base_url)) as streams:
+            good = learn(client)
+            client.await_version(good["id"])
+            learned_accuracy = accuracy(client)
+            client.roll_back(0)
+            client.roll_back(good["id"])
+        teach(client, poisoned_lessons(FACTS, seed=7))
+        poisoned = learn(client)
+        served = client.ready_version()
+        client.roll_back(0)
+        back = alone(client)
+
+    with capsys.disabled():
+        print(f"\nheld-back paraphrases: {base_accuracy:.0%} -> {learned_accuracy:.0%}", end="; ")
+        print(f"anchor rise {value(good, 'anchored'):+.4f} nats/token; {streams.answers} streamed answers meanwhile")
+    assert len(lessons) >= MIN_CORRECTIONS
+    assert good["state"] == "promoted", good["reason"]
+    assert base_accuracy <= 0.05
+    assert learned_accuracy >= MIN_ACCURACY
+    assert value(good, "anchored") <= MAX_ANCHOR_RISE
+    assert streams.problems == []
+    assert streams.answers >= 3
+    assert {0, good["id"]} <= set(streams.versions)
+    assert poisoned["state"] == "refused", poisoned["reason"]
+    assert outcomes(poisoned)["retained"] == "fail"
+    assert served == good["id"]
+    assert back == base_answers
+
+
+@pytest.mark.timeout(600)
+def test_a_learning_rate_a_hundred_times_too_high_is_refused(embedded_model: Path, tmp_path: Path) -> None:
+    lend_model(embedded_model, tmp_path)
+    hundredfold = 100 * LearningSettings().learning_rate
+    (tmp_path / "selflearn.toml").write_text(f"[learning]\nlearning_rate = {hundredfold}\npasses = 2\n", "utf-8")
+    with running_daemon(tmp_path) as client:
+        teach(client, right_lessons(FACTS)[:MIN_CORRECTIONS])
+        wild = learn(client)
+        version = client.ready_version()
+
+    assert wild["state"] == "refused", wild["reason"]
+    assert outcomes(wild)["weight_drift"] == "fail"
+    assert version == 0
