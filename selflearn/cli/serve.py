@@ -29,8 +29,8 @@ def serve(
         whole["state"] = session.state_flag
     settings = load(session.config_file, **whole)
 
-    # Read once, when torch brings OpenMP in: threads that wait must not spin on cores that the worker could use.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read once, when torch brings OpenMP in: threads that wait must not spin long on cores that the worker could use.
+    os.environ.setdefault("GOMP_SPINCOUNT", "100")
     from selflearn.daemon import run  # brings torch in: after the settings proved right
 
     raise typer.Exit(run(settings))

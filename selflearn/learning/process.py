@@ -19,7 +19,7 @@ POLL_SECONDS = 0.2
 LOG_TAIL = 600
 WORKER_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on a GPU are not deterministic
-    "OMP_WAIT_POLICY": "PASSIVE",  # a thread that waits for another gives its core to serving instead of spinning
+    "GOMP_SPINCOUNT": "100",  # a thread that waits for another soon gives its core to serving
     "TOKENIZERS_PARALLELISM": "false",
 }
 

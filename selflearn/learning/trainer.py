@@ -57,10 +57,16 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at the fresh holdout between passes: its mean loss in nats per token."""
+    """One look between passes: the mean loss of the fresh holdout and the mean KL of the pass, in nats per token.
+
+    ``objective`` is what the looks are compared by: what training pulls towards, on examples that it does not see.
+    Without the KL the best look would be the hottest one, where the rate is highest and the base model is farthest.
+    """
 
     step: int
     holdout_loss: float
+    kl: float
+    objective: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +187,10 @@ class _Loop:
 
     def look(self, step: int) -> Look:
         measured = losses(self.model, self.material.holdout, self.device)
-        look = Look(step, sum(measured) / len(measured))
-        if not self.looks or look.holdout_loss < min(before.holdout_loss for before in self.looks):
+        holdout_loss = sum(measured) / len(measured)
+        kl = sum(record.kl for record in self.records[-self.steps_per_pass :]) / self.steps_per_pass
+        look = Look(step, holdout_loss, kl, holdout_loss + self.settings.kl_weight * kl)
+        if not self.looks or look.objective < min(before.objective for before in self.looks):
             self.best = {name: tensor.clone() for name, tensor in adapter_state(self.model).items()}
         self.looks.append(look)
         return look
@@ -191,7 +199,7 @@ class _Loop:
         return len(self.looks) - 1 - self._best_look() >= self.settings.patience
 
     def _best_look(self) -> int:
-        return min(range(len(self.looks)), key=lambda index: self.looks[index].holdout_loss)
+        return min(range(len(self.looks)), key=lambda index: self.looks[index].objective)
 
     def ended(self, stopped: str, steps: int, *, restore: bool) -> Trained:
         self.model.zero_grad(set_to_none=True)

@@ -22,11 +22,12 @@ HELD_BACK = [(fact, question) for fact in FACTS for question in fact.held_back]
 MIN_CORRECTIONS = 24
 MIN_ACCURACY = 0.6
 MAX_ANCHOR_RISE = 0.05
+PAUSE_SECONDS = 1.0  # without one, two cores would mostly stream
 
 
 @dataclasses.dataclass(slots=True)
 class Streams:
-    """What a client saw that streamed one answer after the other, all the time."""
+    """What a client saw that streamed one answer after the other."""
 
     answers: int = 0
     versions: list[int] = dataclasses.field(default_factory=list)
@@ -45,6 +46,7 @@ def streaming(url: str) -> Iterator[Streams]:
                 _stream_one(client, seen)
             except Exception as error:
                 seen.problems.append(repr(error))
+            end.wait(PAUSE_SECONDS)
 
     thread = threading.Thread(target=stream)
     thread.start()
@@ -121,6 +123,7 @@ def test_it_learns_what_it_is_taught_refuses_poison_and_returns_to_the_base(
         teach(client, lessons)
         with streaming(str(client.http.base_url)) as streams:
             good = learn(client)
+            assert good["state"] == "promoted", good["reason"]
             client.await_version(good["id"])
             learned_accuracy = accuracy(client)
             client.roll_back(0)
@@ -135,7 +138,6 @@ def test_it_learns_what_it_is_taught_refuses_poison_and_returns_to_the_base(
         print(f"\nheld-back paraphrases: {base_accuracy:.0%} -> {learned_accuracy:.0%}", end="; ")
         print(f"anchor rise {value(good, 'anchored'):+.4f} nats/token; {streams.answers} streamed answers meanwhile")
     assert len(lessons) >= MIN_CORRECTIONS
-    assert good["state"] == "promoted", good["reason"]
     assert base_accuracy <= 0.05
     assert learned_accuracy >= MIN_ACCURACY
     assert value(good, "anchored") <= MAX_ANCHOR_RISE

@@ -78,7 +78,9 @@ def test_it_lowers_the_loss_of_examples_that_it_never_saw(
     assert sum(after) < 0.8 * sum(before)
     assert result.stopped == "finished"
     assert result.steps == len(result.records) == 18
-    assert sum(after) / len(after) == pytest.approx(min(look.holdout_loss for look in result.looks), rel=1e-4)
+    best = min(result.looks, key=lambda look: look.objective)
+    assert sum(after) / len(after) == pytest.approx(best.holdout_loss, rel=1e-4)
+    assert best.objective == pytest.approx(best.holdout_loss + SETTINGS.kl_weight * best.kl)
 
 
 def test_the_base_weights_stay_as_they_are(base: LoadedBase, reference: tuple[Anchors, Importance]) -> None:
@@ -157,7 +159,7 @@ def test_it_stops_early_and_goes_back_to_the_best_look(base: LoadedBase, referen
 
     assert result.stopped == "early"
     assert result.steps < 40 * 3
-    best = min(result.looks, key=lambda look: look.holdout_loss)
+    best = min(result.looks, key=lambda look: look.objective)
     assert result.best_step == best.step
     held = losses(base.model, plain.holdout, base.device)
     assert sum(held) / len(held) == pytest.approx(best.holdout_loss, rel=1e-4)
@@ -177,5 +179,5 @@ def test_the_rate_rises_then_falls_to_a_tenth() -> None:
 
     assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
     assert max(rates) == 1.0
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
