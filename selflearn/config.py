@@ -64,7 +64,7 @@ class LearningSettings(Section):
     kl_weight: float = Field(2.0, ge=0.0, description="weight of KL(base || student) on the anchors")
     ewc_weight: float = Field(0.1, ge=0.0, description="lambda of the EWC penalty, for a Fisher of mean 1")
     fisher_decay: Share = Field(0.9, description="gamma in F <- gamma F + F_new")
-    fisher_sequences: int = Field(32, ge=1, description="sequences that a Fisher estimate looks at")
+    fisher_sequences: int = Field(16, ge=1, description="sequences that a Fisher estimate looks at")
     max_length: int = Field(1024, ge=16, description="longest example in tokens; longer ones do not train")
     max_train_examples: int = Field(512, ge=1, description="most new examples in one update")
     max_replay_examples: int = Field(256, ge=0, description="past examples drawn for replay")
@@ -84,6 +84,9 @@ class JudgingSettings(Section):
     max_retained_rise: float = Field(0.1, ge=0.0, description="most rise on past holdouts, nats per token")
     max_anchor_rise: float = Field(0.05, ge=0.0, description="most rise on the anchor set, nats per token")
     max_kl_drift: float = Field(0.1, ge=0.0, description="most KL(base || candidate) on the anchors, nats per token")
+    max_contradicting_share: Share = Field(
+        0.25, description="most new examples that may answer a known question differently than before"
+    )
     max_weight_drift: float = Field(0.25, gt=0.0, description="most ||dW||/||W|| of any layer against the base")
 
 

@@ -30,7 +30,7 @@ def serve(
     settings = load(session.config_file, **whole)
 
     # Read once, when torch brings OpenMP in: threads that wait must not spin long on cores that the worker could use.
-    os.environ.setdefault("GOMP_SPINCOUNT", "100")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from selflearn.daemon import run  # brings torch in: after the settings proved right
 
     raise typer.Exit(run(settings))

@@ -64,6 +64,7 @@ def make_job(
         dtype=base.dtype,
         learning=learning,
         judging=judging,
+        contradicting=snapshot.contradicting,
         examples=tuple(
             JobExample(found.id, role, found.digest, [dict(message) for message in found.messages], found.target)
             for role in ROLES

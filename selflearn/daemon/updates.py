@@ -284,7 +284,7 @@ class Updates:
             running.worker.cancel()
         result = running.worker.wait(self._learning.timeout_seconds, lambda line: self._saw(running, line))
         if isinstance(result, Cancelled):
-            reason = running.cancelled_because or result.reason
+            reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
         verdict = decide(Measurements.from_dict(result["measurements"]), Limits.of(self._judging))
         self._show(result, verdict)

@@ -14,7 +14,7 @@ import math
 import random
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from selflearn.config import JudgingSettings, LearningSettings
@@ -26,13 +26,17 @@ ROLES: Final = ("train", "replay", "holdout", "retained")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The examples of one update by role, and the SHA-256 (hex) of their ids, digests and roles."""
+    """The examples of one update by role, and the SHA-256 (hex) of their ids, digests and roles.
+
+    ``contradicting`` are the ids of those in ``train`` and ``holdout`` that answer a known question differently.
+    """
 
     train: tuple[Example, ...]
     replay: tuple[Example, ...]
     holdout: tuple[Example, ...]
     retained: tuple[Example, ...]
     digest: str
+    contradicting: tuple[int, ...] = ()
 
     def roles(self) -> dict[str, tuple[Example, ...]]:
         """The examples by the name of their role, in the order of :data:`ROLES`."""
@@ -66,10 +70,14 @@ def choose_roles(
         raise _not_enough(fresh, due, judging, f"only {len(holdout)} of them can judge: the likes of the others train")
     if not train:
         raise _not_enough(fresh, due, judging, "none is left to train on")
-    replay = _choose_replay(connection, learner, _clusters(holdout), learning.max_replay_examples, seed)
+    # What is taught anew is not replayed: where the answers differ, the later one is the right one.
+    anew = _clusters(holdout) | _clusters(train)
+    replay = _choose_replay(connection, learner, anew, learning.max_replay_examples, seed)
     used = trained | _clusters(train) | _clusters(replay)
     retained = _choose_retained(connection, learner, used, judging.max_retained)
-    return _snapshot(train, replay, holdout, retained)
+    snapshot = _snapshot(train, replay, holdout, retained)
+    new = [example.id for example in (*train, *holdout)]
+    return replace(snapshot, contradicting=_contradicting(connection, learner, new))
 
 
 def record_roles(connection: sqlite3.Connection, update_id: int, snapshot: Snapshot) -> None:
@@ -166,6 +174,18 @@ def _choose_retained(connection: sqlite3.Connection, learner: str, excluded: set
     condition = "examples.learner = ? AND examples.state = ? ORDER BY examples.cluster, examples.id"
     candidates = [e for state in ("held", "reserve") for e in load_examples(connection, condition, (learner, state))]
     return [example for example in candidates if example.cluster not in excluded][:limit]
+
+
+def _contradicting(connection: sqlite3.Connection, learner: str, ids: list[int]) -> tuple[int, ...]:
+    """Those of ``ids`` whose whole prompt got another answer before, from an example that still counts."""
+    found = connection.execute(
+        "SELECT new.id FROM examples AS new WHERE new.id IN (SELECT value FROM json_each(:ids)) AND EXISTS ("
+        " SELECT 1 FROM examples AS old WHERE old.learner = :learner AND old.cluster = new.cluster AND old.id < new.id"
+        " AND old.messages = new.messages AND lower(trim(old.target)) != lower(trim(new.target))"
+        " AND old.state NOT IN ('suspect', 'quarantined')) ORDER BY new.id",
+        {"ids": json.dumps(ids), "learner": learner},
+    )
+    return tuple(int(row[0]) for row in found)
 
 
 def _trained_clusters(connection: sqlite3.Connection, lineage: Iterable[int]) -> set[str]:

@@ -25,6 +25,7 @@ class Measurements:
     ``holdout_*`` and ``retained_*`` compare the candidate with its parent on the same examples; ``anchor_*`` compares
     it with the base model. ``weight_drift`` maps each layer to ‖ΔW‖_F / ‖W‖_F. ``nonfinite`` names every tensor
     of the candidate that holds a NaN or an infinity. ``learned_before`` says whether the parent ever learned anything.
+    ``contradicting_examples`` counts those of the ``new_examples`` that answer a known question differently.
     """
 
     holdout_parent: Sequence[float]
@@ -37,6 +38,8 @@ class Measurements:
     weight_drift: Mapping[str, float]
     nonfinite: Sequence[str]
     learned_before: bool
+    new_examples: int
+    contradicting_examples: int
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,6 +61,7 @@ class Limits:
     max_anchor_rise: float
     max_kl_drift: float
     max_weight_drift: float
+    max_contradicting_share: float
 
     @classmethod
     def of(cls, settings: JudgingSettings) -> Limits:
@@ -96,6 +100,7 @@ def decide(measured: Measurements, limits: Limits) -> Verdict:
     """Judges ``measured`` against ``limits``. The same numbers always give the same verdict."""
     checks = (
         _finite(measured),
+        _consistent(measured, limits),
         _learned(measured, limits),
         _retained(measured, limits),
         _anchored(measured, limits),
@@ -113,6 +118,19 @@ def _finite(measured: Measurements) -> Check:
     bad = list(measured.nonfinite)
     detail = f"not finite: {', '.join(bad[:3])}" if bad else "every weight is a finite number"
     return Check("finite", "fail" if bad else "pass", float(len(bad)), 0.0, math.nan, math.nan, 1, detail)
+
+
+def _consistent(measured: Measurements, limits: Limits) -> Check:
+    """Data that takes back what was taught is not learned unasked: its loss alone would not give it away."""
+    new, contradicting, limit = measured.new_examples, measured.contradicting_examples, limits.max_contradicting_share
+    if new < 1:
+        return Check(
+            "consistent", "inconclusive", math.nan, limit, math.nan, math.nan, new, "there are no new examples"
+        )
+    share = contradicting / new
+    told = f"{contradicting} of {new} new examples answer a known question differently than before, at most {limit:.0%}"
+    outcome: CheckOutcome = "pass" if share <= limit else "fail"
+    return Check("consistent", outcome, share, limit, math.nan, math.nan, new, told)
 
 
 def _learned(measured: Measurements, limits: Limits) -> Check:

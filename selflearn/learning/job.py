@@ -32,6 +32,7 @@ class JobExample:
 class Job:
     """What to train from, with which settings, and on what device. ``parent`` 0 is the base model.
 
+    ``contradicting`` are the new examples that answer a known question differently than an earlier one.
     ``cache_directory`` keeps what depends on the base model alone: its answers to the anchors, its importance.
     """
 
@@ -47,6 +48,7 @@ class Job:
     learning: LearningSettings
     judging: JudgingSettings
     examples: tuple[JobExample, ...]
+    contradicting: tuple[int, ...] = ()
 
     def having(self, role: Role) -> tuple[JobExample, ...]:
         """The examples of one role, in the order of their ids."""
@@ -71,4 +73,5 @@ def read_job(folder: Path) -> Job:
     lines = (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()
     settings["learning"] = LearningSettings(**settings["learning"])
     settings["judging"] = JudgingSettings(**settings["judging"])
+    settings["contradicting"] = tuple(settings["contradicting"])
     return Job(**settings, examples=tuple(JobExample(**json.loads(line)) for line in lines))

@@ -19,16 +19,14 @@ POLL_SECONDS = 0.2
 LOG_TAIL = 600
 WORKER_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on a GPU are not deterministic
-    "GOMP_SPINCOUNT": "100",  # a thread that waits for another soon gives its core to serving
+    "GOMP_SPINCOUNT": "1000",  # a thread that waits for another soon gives its core to serving
     "TOKENIZERS_PARALLELISM": "false",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The worker was ended on purpose; ``reason`` says by what."""
-
-    reason: str
+    """The worker was ended on purpose."""
 
 
 class Worker:
@@ -60,18 +58,21 @@ class Worker:
         self._cancelled.set()
 
     def wait(self, timeout_seconds: float, on_progress: Callable[[dict[str, Any]], None]) -> dict[str, Any] | Cancelled:
-        """Blocks until the worker has reported, was cancelled, or ran too long.
+        """Blocks until the worker has reported or was cancelled.
 
-        Raises :class:`WorkerFailed` with the end of its log if it left no usable report.
+        Raises :class:`WorkerFailed` if it ran too long, or, with the end of its log, if it left no usable report.
         """
         deadline = time.monotonic() + timeout_seconds
         follow = _Follower(self.folder / "progress.jsonl")
         try:
             while self.is_alive():
                 if self._cancelled.wait(POLL_SECONDS):
-                    return Cancelled("an operator cancelled it")
+                    return Cancelled()
                 if time.monotonic() > deadline:
-                    return Cancelled(f"it ran longer than {timeout_seconds:.0f} s (learning.timeout_seconds)")
+                    raise WorkerFailed(
+                        f"The worker ran longer than {timeout_seconds:.0f} s and was killed. Raise "
+                        "learning.timeout_seconds, or lower learning.passes or learning.max_train_examples."
+                    )
                 for line in follow.new_lines():
                     on_progress(line)
             for line in follow.new_lines():

@@ -163,6 +163,8 @@ def _measure(
         weight_drift=weight_drift(deltas, {name: base_weight(layer) for name, layer in layers.items()}),
         nonfinite=nonfinite_tensors(adapter_state(base.model)),
         learned_before=job.parent != 0,
+        new_examples=len(job.having("train")) + len(job.having("holdout")),
+        contradicting_examples=len(job.contradicting),
         seed=job.seed,
     )
 
@@ -247,6 +249,7 @@ def main() -> int:
         torch.set_num_threads(job.learning.threads)
     torch.manual_seed(job.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
     try:
         report = run(job, folder, _teller(folder))
     except SelflearnError as error:

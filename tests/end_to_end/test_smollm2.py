@@ -22,7 +22,7 @@ HELD_BACK = [(fact, question) for fact in FACTS for question in fact.held_back]
 MIN_CORRECTIONS = 24
 MIN_ACCURACY = 0.6
 MAX_ANCHOR_RISE = 0.05
-PAUSE_SECONDS = 1.0  # without one, two cores would mostly stream
+PAUSE_SECONDS = 2.0  # without one, two cores would mostly stream
 
 
 @dataclasses.dataclass(slots=True)
@@ -112,8 +112,14 @@ def alone(client: Client) -> list[tuple[int, str]]:
     return [(answer.version, answer.text) for answer in answers]
 
 
+def configure(state: Path, **learning: float) -> None:
+    """What the next daemon on ``state`` learns with."""
+    lines = [f"{name} = {value}\n" for name, value in learning.items()]
+    (state / "selflearn.toml").write_text("[learning]\n" + "".join(lines), "utf-8")
+
+
 @pytest.mark.timeout(900)
-def test_it_learns_what_it_is_taught_refuses_poison_and_returns_to_the_base(
+def test_it_learns_what_it_is_taught_refuses_what_would_harm_it_and_returns_to_the_base(
     embedded_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lend_model(embedded_model, tmp_path)
@@ -129,10 +135,18 @@ def test_it_learns_what_it_is_taught_refuses_poison_and_returns_to_the_base(
             client.roll_back(0)
             client.roll_back(good["id"])
         teach(client, poisoned_lessons(FACTS, seed=7))
+
+    configure(tmp_path, passes=2)
+    with running_daemon(tmp_path) as client:
         poisoned = learn(client)
-        served = client.ready_version()
+        served_after_poison = client.ready_version()
         client.roll_back(0)
         back = alone(client)
+
+    configure(tmp_path, passes=1, learning_rate=100 * LearningSettings().learning_rate)
+    with running_daemon(tmp_path) as client:
+        wild = learn(client)
+        served_after_wild = client.ready_version()
 
     with capsys.disabled():
         print(f"\nheld-back paraphrases: {base_accuracy:.0%} -> {learned_accuracy:.0%}", end="; ")
@@ -145,21 +159,10 @@ def test_it_learns_what_it_is_taught_refuses_poison_and_returns_to_the_base(
     assert streams.answers >= 3
     assert {0, good["id"]} <= set(streams.versions)
     assert poisoned["state"] == "refused", poisoned["reason"]
-    assert outcomes(poisoned)["retained"] == "fail"
-    assert served == good["id"]
+    assert outcomes(poisoned)["consistent"] == "fail"
+    assert served_after_poison == good["id"]
     assert back == base_answers
-
-
-@pytest.mark.timeout(600)
-def test_a_learning_rate_a_hundred_times_too_high_is_refused(embedded_model: Path, tmp_path: Path) -> None:
-    lend_model(embedded_model, tmp_path)
-    hundredfold = 100 * LearningSettings().learning_rate
-    (tmp_path / "selflearn.toml").write_text(f"[learning]\nlearning_rate = {hundredfold}\npasses = 2\n", "utf-8")
-    with running_daemon(tmp_path) as client:
-        teach(client, right_lessons(FACTS)[:MIN_CORRECTIONS])
-        wild = learn(client)
-        version = client.ready_version()
-
     assert wild["state"] == "refused", wild["reason"]
+    assert outcomes(wild)["consistent"] == "pass"
     assert outcomes(wild)["weight_drift"] == "fail"
-    assert version == 0
+    assert served_after_wild == 0

@@ -262,3 +262,28 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(max_examples=40, stateful_step_count=14, deadline=None)
+
+
+def test_another_answer_to_a_known_prompt_contradicts_and_the_same_prompt_is_not_replayed(bench: Bench) -> None:
+    teach(bench, 8)
+    bench.promote(bench.begin_update())
+    for number in range(8):
+        bench.correct(f"question {number}", f"quite another answer {number}")
+    teach(bench, 4, start=20)
+    snapshot = choose(bench)
+
+    new = {example.id for example in (*snapshot.train, *snapshot.holdout)}
+    assert set(snapshot.contradicting) == {i for i in new if 9 <= i <= 16}
+    assert len(snapshot.contradicting) == 8
+    taught_anew = {example.cluster for example in (*snapshot.train, *snapshot.holdout)}
+    assert not taught_anew & {example.cluster for example in snapshot.replay}
+
+
+def test_saying_the_same_again_or_answering_another_prompt_is_no_contradiction(bench: Bench) -> None:
+    teach(bench, 8)
+    bench.promote(bench.begin_update())
+    for number in range(8):
+        bench.correct(f"Question {number}?", f"ANSWER {number} ")
+    teach(bench, 4, start=20)
+
+    assert choose(bench).contradicting == ()

@@ -33,6 +33,8 @@ GOOD = Measurements(
     weight_drift={"q": 0.01, "k": 0.02},
     nonfinite=(),
     learned_before=True,
+    new_examples=40,
+    contradicting_examples=3,
 )
 
 
@@ -49,7 +51,7 @@ def test_an_update_that_learned_and_forgot_nothing_is_promoted() -> None:
 
     assert verdict.outcome == "promote"
     names = [found.name for found in verdict.checks]
-    assert names == ["finite", "learned", "retained", "anchored", "kl_drift", "weight_drift"]
+    assert names == ["finite", "consistent", "learned", "retained", "anchored", "kl_drift", "weight_drift"]
     assert check(verdict, "learned").value == pytest.approx(1.0, abs=0.02)
 
 
@@ -57,6 +59,7 @@ def test_an_update_that_learned_and_forgot_nothing_is_promoted() -> None:
     ("name", "changed"),
     [
         ("finite", {"nonfinite": ("layer.lora_A",)}),
+        ("consistent", {"contradicting_examples": 11}),
         ("learned", {"holdout_candidate": [3.0] * 12}),
         ("learned", {"holdout_candidate": [math.nan] * 12}),
         ("retained", {"retained_candidate": [1.5] * 12}),
@@ -81,10 +84,17 @@ def test_each_check_refuses_what_it_is_there_for(name: str, changed: dict[str, A
     [
         ("learned", {"holdout_parent": [2.0] * 3, "holdout_candidate": [1.0] * 3}),
         ("learned", {"holdout_parent": [2.0, 1.0] * 6, "holdout_candidate": [1.0, 2.0] * 6}),
+        ("consistent", {"new_examples": 0, "contradicting_examples": 0}),
         ("retained", {"retained_parent": [], "retained_candidate": []}),
         ("anchored", {"anchor_base": [0.5, 0.9] * 6, "anchor_candidate": [0.9, 0.54] * 6}),
     ],
-    ids=["too few", "no clear difference", "nothing to measure retention on", "interval spans the limit"],
+    ids=[
+        "too few",
+        "no clear difference",
+        "no new examples",
+        "nothing to measure retention on",
+        "interval spans the limit",
+    ],
 )
 def test_what_cannot_be_told_is_never_a_pass(name: str, changed: dict[str, Any]) -> None:
     verdict = verdict_with(**changed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def reference(loaded: LoadedBase, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.fixture
-def base(loaded: LoadedBase) -> Iterator[LoadedBase]:
+def base(loaded: LoadedBase) -> LoadedBase:
     """The base with a fresh adapter on a view of its own."""
     view = view_of(loaded.model)
     attach_new(view, rank=4, alpha=8.0, seed=0)
