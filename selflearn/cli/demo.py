@@ -251,18 +251,13 @@ def _print_verdict(update: dict[str, Any], console: Console) -> None:
 
 
 def _print_answers(facts: Sequence[Fact], before: Examination, after: Examination, console: Console) -> None:
-    table = Table(title="Questions that it was never taught in these words", title_justify="left", show_lines=False)
-    table.add_column("question", ratio=4)
-    for name in ("before", "after"):
-        table.add_column("", width=1)
-        table.add_column(name, ratio=4, no_wrap=True, overflow="ellipsis")
+    console.print("   Questions that it was never taught in these words:")
     asked = [question for fact in facts for question in fact.held_back]
     for index, question in enumerate(asked):
-        cells = [question]
-        for examination in (before, after):
-            cells += [MARK[examination.right[index]], _one_line(examination.answers[index].text)]
-        table.add_row(*cells)
-    console.print(table)
+        console.print(f"\n   {_one_line(question)}", style="bold", highlight=False)
+        for name, examination in (("before", before), ("after", after)):
+            told = f"   {MARK[examination.right[index]]} {name:<6} {_one_line(examination.answers[index].text)}"
+            console.print(told, highlight=False, no_wrap=True, overflow="ellipsis")
 
 
 def _one_line(text: str) -> str:
