@@ -56,7 +56,7 @@ class LearningSettings(Section):
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW's decoupled decay")
     passes: int = Field(6, ge=1, le=1000, description="most passes over the new examples")
     batch_size: int = Field(8, ge=1, le=1024, description="new examples in a step")
-    replay_share: Share = Field(0.25, description="replayed examples per new example in a step")
+    replay_share: Share = Field(1.0, description="replayed examples per new example in a step")
     anchor_batch: int = Field(3, ge=0, le=256, description="anchor sequences in a step")
     warmup_share: Share = Field(0.1, description="share of the steps in which the rate rises")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
