@@ -324,6 +324,9 @@ class Updates:
         try:
             self._serve(running, target, manifest_sha256, report, verdict)
         except SelflearnError as error:
+            if self._store.read("SELECT 1 FROM versions WHERE id = ?", (running.update,)):
+                logger.error("version %d is promoted, but does not serve yet: %s", running.update, error)
+                return "promoted"  # the rollout log names it: its files stay, and whoever follows the log serves it
             remove_tree(target)
             state: ClosedState = "cancelled" if type(error) is UpdateError else "failed"
             return self._close(running, state, report, verdict, str(error))
@@ -353,7 +356,11 @@ class Updates:
         introduced: Future[None] = asyncio.run_coroutine_threadsafe(
             self._rollouts.introduce(generation, make_durable), self._loop
         )
-        introduced.result()
+        try:
+            introduced.result()
+        except BaseException:
+            asyncio.run_coroutine_threadsafe(generation.close(0.0), self._loop).result()
+            raise
 
     def _close(
         self,
