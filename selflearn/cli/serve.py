@@ -29,7 +29,8 @@ def serve(
         whole["state"] = session.state_flag
     settings = load(session.config_file, **whole)
 
-    # Read once, when torch brings OpenMP in: threads that wait must not spin long on cores that the worker could use.
+    # Read when torch brings OpenMP in, here and in the worker, which inherits it: threads that wait must not spin
+    # long on cores that the other process could use.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from selflearn.daemon import run  # brings torch in: after the settings proved right
 

@@ -19,7 +19,6 @@ POLL_SECONDS = 0.2
 LOG_TAIL = 600
 WORKER_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on a GPU are not deterministic
-    "GOMP_SPINCOUNT": "1000",  # a thread that waits for another soon gives its core to serving
     "TOKENIZERS_PARALLELISM": "false",
 }
 
