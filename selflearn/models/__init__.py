@@ -9,4 +9,4 @@ Import the modules (``selflearn.models.library``, ``.base``, ``.chat``, ``.adapt
 
 from __future__ import annotations
 
-__all__ = ["adapter", "base", "chat", "forward", "forward", "library", "views"]
+__all__ = ["adapter", "base", "chat", "forward", "library", "views"]
