@@ -24,18 +24,27 @@ class Section(BaseModel):
 class ServingSettings(Section):
     """How a model is served."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; keep it on loopback")
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback, keys are needed")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     model: str = Field("embedded", min_length=1, description="'embedded', a model directory, or a hub name")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
     dtype: str = Field("bfloat16", pattern="^(bfloat16|float16|float32)$", description="type of the base weights")
-    cache_tokens: int = Field(16384, ge=512, description="key/value cache of one generation, in tokens")
-    max_concurrent_requests: int = Field(32, ge=1, le=1024, description="requests decoded at once by one generation")
-    max_waiting_requests: int = Field(128, ge=0, description="requests that may wait for a place before 503")
+    cache_tokens: int = Field(16384, ge=512, description="key/value cache of all requests together, in tokens")
+    max_concurrent_requests: int = Field(32, ge=1, le=1024, description="requests decoded at once")
+    step_tokens: int = Field(0, ge=0, description="most tokens in one step; 0 takes what suits the device")
+    prefix_cache: bool = Field(True, description="reuse the cache of equal beginnings; off, answers repeat bit by bit")
+    fused: bool = Field(True, description="run models of the Llama family in the lean decoder")
+    max_waiting_requests: int = Field(128, ge=0, description="requests that may wait for a place before 429")
     default_max_tokens: int = Field(512, ge=1, description="length of an answer when the client names none")
     default_temperature: float = Field(0.7, ge=0.0, le=2.0, description="temperature when the client names none")
     drain_seconds: float = Field(60.0, ge=0.0, description="how long requests in flight may finish on an old version")
     threads: int = Field(0, ge=0, description="CPU threads of the daemon; 0 leaves torch's default")
+    engine: str = Field("transformers", pattern="^(transformers|vllm)$", description="what runs the model for serving")
+    vllm_url: str = Field("", description="a vLLM server that runs already; empty: the daemon runs one of its own")
+    vllm_key_file: Path | None = Field(None, description="file with the API key of the server at vllm_url, if any")
+    vllm_command: str = Field("vllm", description="how to call vLLM: the words before 'serve'")
+    vllm_arguments: str = Field("", description="more arguments of 'vllm serve'; they override the daemon's own")
+    vllm_start_seconds: float = Field(600.0, gt=0.0, description="how long vLLM may take to start")
 
 
 class LearningSettings(Section):
@@ -95,6 +104,14 @@ class ApiSettings(Section):
 
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="largest request body")
     request_timeout_seconds: float = Field(600.0, gt=0.0, description="longest time for one answer")
+    read_timeout_seconds: float = Field(30.0, gt=0.0, description="longest time for a request to arrive")
+    send_timeout_seconds: float = Field(60.0, gt=0.0, description="a client that reads nothing for so long is cut off")
+    requests_per_minute: int = Field(0, ge=0, description="requests to /v1 that each key may send; 0 is no limit")
+    keys_file: Path | None = Field(None, description="file of the keys that are let in; none lets all in, on loopback")
+    client_key_file: Path | None = Field(None, description="file with the key that the command line sends")
+    allowed_hosts: tuple[str, ...] = Field((), description="names of a proxy's sites; on loopback else localhost alone")
+    max_choices: int = Field(8, ge=1, le=128, description="most answers to one request (n)")
+    max_prompt_tokens: int = Field(0, ge=0, description="longest prompt in tokens; 0 is the model's whole context")
 
 
 class LoggingSettings(Section):

@@ -9,9 +9,14 @@
     ├── ModelError                 a base model is missing, unreadable or not supported
     ├── BadRequest                 what a client sent is not acceptable (HTTP 400)
     │   ├── NotFound               it names something that does not exist (404)
-    │   └── Conflict               it was already done, or contradicts what is there (409)
+    │   ├── Conflict               it was already done, or contradicts what is there (409)
+    │   ├── Unauthorized           it comes without a key that is known here (401)
+    │   └── Forbidden              its key has a role that may not do this (403)
     ├── Overloaded                 no place is free for this request right now (503)
+    │   ├── QueueFull              as many requests wait as may wait (429)
+    │   └── RateLimited            its key sent as many requests as it may for now (429)
     ├── EngineError                generation failed inside the engine (500)
+    │   └── EngineUnavailable      the engine is away for now and expected back (503)
     ├── VersionError               a version cannot be served
     │   ├── VersionDamaged         a file is missing or differs from its manifest
     │   └── ProofFailed            the loaded weights do not answer as the worker recorded
@@ -72,11 +77,35 @@ class Conflict(BadRequest):
     pass
 
 
+class Unauthorized(BadRequest):
+    pass
+
+
+class Forbidden(BadRequest):
+    pass
+
+
 class Overloaded(SelflearnError):
     pass
 
 
+class QueueFull(Overloaded):
+    pass
+
+
+class RateLimited(Overloaded):
+    """``retry_after`` is the seconds until the next request is let in."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class EngineError(SelflearnError):
+    pass
+
+
+class EngineUnavailable(EngineError):
     pass
 
 

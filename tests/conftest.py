@@ -13,6 +13,14 @@ TINY_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+#: What a template that knows tools looks like, in short.
+TOOL_TEMPLATE = (
+    "{% if tools %}tools:{% for tool in tools %} {{ tool.function.name }}{% endfor %}\n{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }} {{ call.function.arguments | tojson }};"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 TINY_CORPUS = (
     "the quick brown fox jumps over the lazy dog and the lazy dog sleeps",
     "what is the port of the daemon? the daemon listens on port 8000",
@@ -45,7 +53,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_tiny_model(directory: Path) -> None:
+def make_tiny_model(directory: Path, head_dim: int | None = None) -> None:
     """Saves a random Llama (hidden 64, 2 layers, float32) and its tokenizer; the same bytes every time."""
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -55,6 +63,7 @@ def make_tiny_model(directory: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=512,
         bos_token_id=1,
         eos_token_id=2,

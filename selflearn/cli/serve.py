@@ -29,9 +29,9 @@ def serve(
         whole["state"] = session.state_flag
     settings = load(session.config_file, **whole)
 
-    # Read when torch brings OpenMP in, here and in the worker, which inherits it: threads that wait must not spin
-    # long on cores that the other process could use.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Read when torch brings OpenMP in. Threads that wait for each other spin for half a millisecond: through the gaps
+    # between two products of a forward pass, not for long on cores that another process could use.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from selflearn.daemon import run  # brings torch in: after the settings proved right
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, reread=lambda: load(session.config_file, **whole)))

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from selflearn.api.services import Activity, Services
 from selflearn.config import ServingSettings, Settings
+from selflearn.daemon.engines import running_engine
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.daemon.updates import Updates
 from selflearn.models.library import prepare
 from selflearn.monitoring import Metrics
-from selflearn.serving import Traffic
+from selflearn.serving import Engine, Traffic
 from selflearn.store import Store, database_path
 from selflearn.versions import ensure_learner, reconcile
 
@@ -48,19 +49,20 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
     try:
         base = await asyncio.to_thread(_load_base, settings.serving, state)
         _put_in_order(store, settings, state, base, now)
-        rollouts, traffic = _rollouts(store, settings, state, base, metrics, now)
-        await rollouts.follow()
-        gc.collect()
-        gc.freeze()  # what is loaded stays: no later collection has to look at it again
-        activity = Activity(now)
-        updates = _updates(store, settings, state, base, rollouts, metrics, activity, now)
-        services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
-        metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
-        try:
-            yield Daemon(services, rollouts, updates)
-        finally:
-            await asyncio.to_thread(updates.stop)
-            await traffic.close()
+        async with running_engine(settings, state, base) as engine:
+            rollouts, traffic = _rollouts(store, settings, state, base, engine, metrics, now)
+            await rollouts.follow()
+            gc.collect()
+            gc.freeze()  # what is loaded stays: no later collection has to look at it again
+            activity = Activity(now)
+            updates = _updates(store, settings, state, base, rollouts, metrics, activity, now)
+            services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
+            metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
+            try:
+                yield Daemon(services, rollouts, updates)
+            finally:
+                await asyncio.to_thread(updates.stop)
+                await traffic.close()
     finally:
         store.close()
 
@@ -72,9 +74,11 @@ def _load_base(serving: ServingSettings, state: Path) -> LoadedBase:
 
     from selflearn.models.base import load_base
 
-    if serving.threads:
-        torch.set_num_threads(serving.threads)
-    return load_base(directory.resolve(), device=serving.device, dtype=serving.dtype)
+    # The engine computes in a thread of its own, and only there with several cores. Teams of OpenMP threads stay with
+    # the thread that first needed them, and once there are more of them than cores they no longer wait well.
+    torch.set_num_threads(1)
+    weights = serving.engine == "transformers"  # vLLM loads them in a process of its own
+    return load_base(directory.resolve(), device=serving.device, dtype=serving.dtype, weights=weights)
 
 
 def _put_in_order(store: Store, settings: Settings, state: Path, base: LoadedBase, now: Callable[[], float]) -> None:
@@ -90,10 +94,14 @@ def _put_in_order(store: Store, settings: Settings, state: Path, base: LoadedBas
 
 
 def _rollouts(
-    store: Store, settings: Settings, state: Path, base: LoadedBase, metrics: Metrics, now: Callable[[], float]
+    store: Store,
+    settings: Settings,
+    state: Path,
+    base: LoadedBase,
+    engine: Engine,
+    metrics: Metrics,
+    now: Callable[[], float],
 ) -> tuple[Rollouts, Traffic]:
-    from selflearn.serving.transformers_engine import EngineOptions, TransformersEngine
-
     serving = settings.serving
     traffic = Traffic(
         base.tokenizer,
@@ -105,7 +113,7 @@ def _rollouts(
         store=store,
         learner=settings.learner,
         state=state,
-        engine=TransformersEngine(base, EngineOptions(serving.cache_tokens, serving.max_concurrent_requests)),
+        engine=engine,
         traffic=traffic,
         metrics=metrics,
         now=now,

@@ -17,6 +17,7 @@ from selflearn.errors import WorkerFailed
 
 POLL_SECONDS = 0.2
 LOG_TAIL = 600
+SPIN_COUNT = "1000"  # shorter than the daemon's own: the worker is the one that steps back
 WORKER_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it, matrix products on a GPU are not deterministic
     "TOKENIZERS_PARALLELISM": "false",
@@ -34,7 +35,7 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log = (folder / "worker.log").open("wb")
-        environment = {**WORKER_ENVIRONMENT, **os.environ}
+        environment = {**WORKER_ENVIRONMENT, **os.environ, "GOMP_SPINCOUNT": SPIN_COUNT}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "selflearn.learning.worker", str(folder)],
             stdin=subprocess.PIPE,  # its end of file tells the worker that the daemon is gone

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,6 +31,8 @@ NAME = "default"
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+
+Array = NDArray[np.float32]
 
 
 def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> None:
@@ -96,6 +101,24 @@ def load_adapter_state(directory: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"The adapter file {file} cannot be read: {error}. Restore it or roll back.") from error
     return weights
+
+
+def saved_factors(directory: Path) -> tuple[dict[str, tuple[Array, Array]], float]:
+    """The saved adapter by the base model's layer names, as (A [rank, d_in], B [d_out, rank]) in fp32, and its scale.
+
+    As arrays, so that whoever reads them computes nothing with torch yet. Raises :class:`ModelError` as
+    :func:`attach_saved` does, as far as no model is needed to notice.
+    """
+    config, file = _read_config(directory), directory / WEIGHTS_FILE
+    try:
+        weights = load_arrays(str(file))
+        names = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in weights}
+        pairs = {
+            name: (weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"]) for name in names
+        }
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"The adapter file {file} cannot be read: {error}. Restore it or roll back.") from error
+    return pairs, float(config.lora_alpha) / config.r
 
 
 def lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from selflearn.errors import ModelError
@@ -43,8 +50,11 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_base(path: Path, *, device: str = "auto", dtype: str = "bfloat16") -> LoadedBase:
-    """Loads model and tokenizer from ``path``; raises :class:`ModelError` when they are missing or damaged."""
+def load_base(path: Path, *, device: str = "auto", dtype: str = "bfloat16", weights: bool = True) -> LoadedBase:
+    """Loads model and tokenizer from ``path``; raises :class:`ModelError` when they are missing or damaged.
+
+    Without ``weights`` the model is on the meta device: it knows its configuration and computes nothing.
+    """
     sha256 = fingerprint(path)
     recorded = recorded_fingerprint(path)
     if recorded is not None and recorded != sha256:
@@ -56,22 +66,34 @@ def load_base(path: Path, *, device: str = "auto", dtype: str = "bfloat16") -> L
         raise ModelError(f"Unknown dtype {dtype!r}. Expected one of {', '.join(DTYPES)}.")
     target = choose_device(device)
     with quiet():
-        tokenizer, model = _read(path, DTYPES[dtype])
-    model.to(target)  # type: ignore[arg-type, unused-ignore]
+        tokenizer, model = _read(path, DTYPES[dtype], weights)
+    if weights:
+        model.to(target)  # type: ignore[arg-type, unused-ignore]
     model.eval()
     model.requires_grad_(False)
     return LoadedBase(path.name.replace("--", "/"), path, sha256, model, tokenizer, target)
 
 
-def _read(path: Path, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def _read(path: Path, dtype: torch.dtype, weights: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        if not weights:
+            return tokenizer, _empty_model(path, dtype)
         model = AutoModelForCausalLM.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype
         )
     except Exception as error:  # a broken directory breaks in many ways
         raise ModelError(f"The model in {path} cannot be loaded: {error}. Give another one with --model.") from error
     return tokenizer, model
+
+
+def _empty_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype)
+    if (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(path), local_files_only=True)
+    return model
 
 
 @contextmanager

@@ -6,17 +6,15 @@ later served with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from selflearn.errors import BadRequest
+from selflearn.models.tools import Messages, for_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Messages = Sequence[Mapping[str, str]]
 
 PROBE_TEXT = (
     "A learner that serves many people must not forget. Water boils at 100 degrees, 7 times 6 is 42, and the capital "
@@ -25,13 +23,17 @@ PROBE_TEXT = (
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
-    """The text of a chat; with ``prompt`` it ends where the assistant's next answer begins."""
-    chat = [dict(message) for message in messages]
+    """The text of a chat; with ``prompt`` it ends where the assistant's next answer begins.
+
+    Tools that the first message carries are in it (see :func:`selflearn.models.tools.with_tools`).
+    """
     if not tokenizer.chat_template:
+        chat, _ = for_template(messages, "")
         turns = "".join(f"{message['role']}: {message['content']}\n" for message in chat)
         return turns + ("assistant:" if prompt else "")
     try:
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
+        chat, tools = for_template(messages, tokenizer.get_chat_template(tools=messages[0].get("tools")))
+        text = tokenizer.apply_chat_template(chat, tools=tools or None, tokenize=False, add_generation_prompt=prompt)
     except (TemplateError, TypeError, KeyError, ValueError) as error:
         message = f"The model's chat template rejects these messages: {error}. Change their roles or their order."
         raise BadRequest(message, param="messages", code="template_error") from error

@@ -5,27 +5,69 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must look like. ``value`` is a JSON schema, a regular expression or a Lark grammar, by ``kind``.
+
+    A Lark grammar is one of llguidance's, in which ``%json {...}`` stands for a JSON schema.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How each token is chosen. Temperature 0 is the exact argmax.
+
+    ``logprobs`` asks for the log-probability of each token and of so many alternatives; None for none at all. They are
+    those of the model itself, before temperature, penalties and constraint. The penalties are OpenAI's: subtracted
+    from the logits of tokens of the answer so far, once (presence) and per occurrence (frequency).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What to generate. Temperature 0 is the exact argmax; ``stop_ids`` end the answer and are its last token."""
+    """What to generate. ``stop_ids`` end the answer and are its last token."""
 
     request_id: str
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    sampling: Sampling = Sampling()
     stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural log-probability of one generated token, and of the most probable ones in its place, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """New tokens (a stop token included). ``finish_reason`` is 'stop' or 'length' in the last chunk, else None."""
+    """New tokens (a stop token included). ``finish_reason`` is 'stop' or 'length' in the last chunk, else None.
+
+    ``logprobs`` has one entry per token if the request asked for them, else none.
+    """
 
     token_ids: tuple[int, ...]
     finish_reason: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Generation(Protocol):

@@ -1,32 +1,25 @@
 """Traffic between generations: who answers now, and how one version gives way to the next.
 
 New requests go to the current generation; a swap changes it at once, and requests in flight finish on the generation
-that started them. The version served before stays resident, so that a rollback to it takes no loading.
+that started them. The version served before stays resident, so that a rollback to it takes no loading. Beside the
+current one a canary may take a share of the conversations.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
-from selflearn.errors import NotFound, Overloaded
+from selflearn.errors import NotFound, Overloaded, QueueFull
+from selflearn.serving.answers import Answer, Track
 from selflearn.serving.engine import Generation, TokenRequest
 from selflearn.serving.text import Detokenizer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TextChunk:
-    """New text. ``completion_tokens`` counts all tokens so far; ``finish_reason`` is set in the last chunk alone."""
-
-    text: str
-    completion_tokens: int
-    finish_reason: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -46,66 +39,14 @@ class _Resident:
             self.idle.set()
 
 
-class Answer:
-    """One answer, wholly from one version: ``async with answer: async for chunk in answer: ...``.
+def takes_part(conversation: str, version: int, share: float) -> bool:
+    """Whether a conversation is among the ``share`` (0 to 1) that a canary answers.
 
-    It holds a place from the moment it was made, so it must be closed (the ``async with`` does). Leaving early cancels
-    the request in the engine.
+    It is the same for every request of a conversation, and a larger share keeps those that took part before. Another
+    version gets other conversations. A conversation without a name never takes part: it could not stay on its side.
     """
-
-    def __init__(self, resident: _Resident, request: TokenRequest, detokenizer: Detokenizer) -> None:
-        self._resident = resident
-        self._chunks = self._run(resident.generation, request, detokenizer)
-        self._closed = False
-        self.version = resident.generation.version
-        self.prompt_tokens = len(request.prompt_ids)
-        resident.admit()
-
-    def __aiter__(self) -> Answer:
-        return self
-
-    async def __anext__(self) -> TextChunk:
-        return await self._chunks.__anext__()
-
-    async def __aenter__(self) -> Answer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Ends the answer and frees its place; harmless when it is over."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._chunks.aclose()
-        finally:
-            self._resident.release()
-
-    @staticmethod
-    async def _run(
-        generation: Generation, request: TokenRequest, detokenizer: Detokenizer
-    ) -> AsyncGenerator[TextChunk, None]:
-        tokens = 0
-        stream = generation.stream(request)
-        try:
-            async for chunk in stream:
-                tokens += len(chunk.token_ids)
-                text = detokenizer.push(chunk.token_ids)
-                reason = chunk.finish_reason
-                if reason is not None:
-                    text += detokenizer.finish()
-                if detokenizer.stopped:
-                    reason = "stop"
-                if text or reason is not None:
-                    yield TextChunk(text, tokens, reason)
-                if reason is not None:
-                    return
-        finally:
-            await stream.aclose()
+    digest = hashlib.blake2b(f"{version}\0{conversation}".encode(), digest_size=8).digest()
+    return bool(conversation) and int.from_bytes(digest) < share * 2**64
 
 
 class Traffic:
@@ -117,6 +58,8 @@ class Traffic:
         self._drain_seconds = drain_seconds
         self._keep = keep
         self._current: _Resident | None = None
+        self._canary: _Resident | None = None
+        self._share = 0.0
         self._others: list[_Resident] = []  # the last served first
         self._retiring: set[asyncio.Task[None]] = set()
         self._leaving: set[_Resident] = set()
@@ -126,6 +69,16 @@ class Traffic:
     def current(self) -> Generation | None:
         """The generation that takes new requests; None before the first swap."""
         return self._current.generation if self._current else None
+
+    @property
+    def canary(self) -> Generation | None:
+        """The generation that answers ``canary_share`` of the conversations; None when there is no canary."""
+        return self._canary.generation if self._canary else None
+
+    @property
+    def canary_share(self) -> float:
+        """Share of the conversations that the canary answers; 0 without one."""
+        return self._share
 
     @property
     def residents(self) -> tuple[int, ...]:
@@ -152,59 +105,101 @@ class Traffic:
         found = self._find(version)
         return found.generation if found else None
 
-    async def chat(self, request: TokenRequest, *, version: int | None = None, stop: Sequence[str] = ()) -> Answer:
+    async def chat(
+        self, request: TokenRequest, *, version: int | None = None, conversation: str = "", stop: Sequence[str] = ()
+    ) -> Answer:
         """Admits a request and returns its answer, which the caller must close (``async with``).
 
-        ``version`` None is what is served now. Raises ``NotFound`` for a version that is not loaded, ``BadRequest``
-        for what can never be served, ``Overloaded`` when too many wait, ``EngineError`` when the engine is dead.
+        ``version`` None is what is served now, to this conversation: the same side of a canary for all of it. Raises
+        ``NotFound`` for a version that is not loaded, ``BadRequest`` for what can never be served, ``QueueFull`` when
+        too many wait, ``EngineError`` when the engine is dead.
         """
-        resident = self._choose(version)
+        resident, track = self._choose(version, conversation)
         generation = resident.generation
         generation.check(request)
-        if resident.answers >= generation.places + self._max_waiting:
-            raise Overloaded(
-                f"{resident.answers} requests are running or waiting, at most {generation.places + self._max_waiting} "
-                "may be. Try again later, or raise serving.max_waiting_requests."
+        open_answers, most = self.answers, generation.places + self._max_waiting  # all versions share the places
+        if open_answers >= most:
+            raise QueueFull(
+                f"{open_answers} requests are running or waiting, at most {most} may be. Try again later, or raise "
+                "serving.max_waiting_requests."
             )
-        return Answer(resident, request, Detokenizer(self._tokenizer, request.stop_ids, stop))
+        resident.admit()
+        detokenizer = Detokenizer(self._tokenizer, request.stop_ids, stop)
+        return Answer(generation, request, detokenizer, resident.release, track)
 
     async def swap(self, generation: Generation) -> None:
         """Sends new requests to ``generation`` from now on. What no longer has to stay drains in the background."""
         if self._closed:
             raise Overloaded("The server is shutting down; no version can be put into service.")
         resident = self._holding(generation) or _Resident(generation)
+        if resident is self._canary:
+            self._canary, self._share = None, 0.0
+        elif self._canary is not None and self._canary.generation.version == generation.version:
+            await self.end_canary()  # the same version, opened anew
         previous, self._current = self._current, resident
         self._others = [entry for entry in self._others if entry is not resident]
         if previous is not None and previous is not resident:
             self._others.insert(0, previous)
         self._retire_surplus()
 
+    async def set_canary(self, generation: Generation, share: float) -> None:
+        """Lets ``generation`` answer ``share`` (0 to 1) of the conversations from now on, in the place of any other.
+
+        As long as it is not alive, the current generation answers them all.
+        """
+        if self._closed:
+            raise Overloaded("The server is shutting down; no version can be put into service.")
+        resident = self._holding(generation) or _Resident(generation)
+        if resident is self._current:
+            raise ValueError(f"version {generation.version} answers everyone already; it can't be a canary as well")
+        if resident is not self._canary:
+            self._others = [entry for entry in self._others if entry is not resident]
+            await self.end_canary()
+        self._canary, self._share = resident, share
+
+    async def end_canary(self) -> None:
+        """Sends every conversation to the current generation; the canary drains. Harmless without a canary."""
+        ended, self._canary, self._share = self._canary, None, 0.0
+        if ended is None:
+            return
+        if ended.pinned:
+            self._others.append(ended)
+        else:
+            self._retire(ended)
+
     async def add(self, generation: Generation) -> None:
-        """Makes a version answer to its own name alone; it stays until traffic closes."""
-        if self._holding(generation) is None:
-            self._others.append(_Resident(generation, pinned=True))
+        """Makes a version answer to its own name, in the place of a dead one; it stays until traffic closes."""
+        if self._holding(generation) is not None:
+            return
+        for entry in [entry for entry in self._others if entry.generation.version == generation.version]:
+            self._others.remove(entry)
+            self._retire(entry)
+        self._others.append(_Resident(generation, pinned=True))
 
     async def close(self) -> None:
         """Takes no more requests, lets those in flight finish within the drain time, and closes everything."""
         self._closed = True
         for resident in self._all():
             self._retire(resident)
-        self._current, self._others = None, []
+        self._current, self._canary, self._share, self._others = None, None, 0.0, []
         while self._retiring:
             await asyncio.gather(*self._retiring, return_exceptions=True)
 
-    def _choose(self, version: int | None) -> _Resident:
+    def _choose(self, version: int | None, conversation: str) -> tuple[_Resident, Track]:
         if self._current is None:
             what = "The server is shutting down." if self._closed else "The model is still being loaded."
             raise Overloaded(f"{what} Try again in some seconds.")
         if version is None:
-            return self._current
+            canary = self._canary
+            if canary is None or not takes_part(conversation, canary.generation.version, self._share):
+                return self._current, "stable"
+            return (canary, "canary") if canary.generation.alive else (self._current, "stable")
         found = self._find(version)
         if found is None:
             known = ", ".join(str(number) for number in self.residents)
             message = f"Version {version} is not loaded; loaded are {known}. Ask for one of them, or for none."
             raise NotFound(message, param="model", code="model_not_found")
-        return found
+        return found, "pinned"
 
     def _find(self, version: int) -> _Resident | None:
         return next((entry for entry in self._all() if entry.generation.version == version), None)
@@ -213,7 +208,7 @@ class Traffic:
         return next((entry for entry in self._all() if entry.generation is generation), None)
 
     def _all(self) -> list[_Resident]:
-        return ([self._current] if self._current else []) + self._others
+        return [entry for entry in (self._current, self._canary) if entry is not None] + self._others
 
     def _everyone(self) -> list[_Resident]:
         return [*self._all(), *self._leaving]

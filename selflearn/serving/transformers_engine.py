@@ -1,94 +1,137 @@
-"""The embedded engine: transformers' continuous batching on views of one base model in this process."""
+"""The embedded engine: a transformers model in this process, with batching, cache and sampling of our own.
+
+Versions share the base's weights, the cache and every step; each has its own adapter and its own generation.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import queue
-import time
+import os
+import random
+import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from selflearn.errors import BadRequest, EngineError, ModelError, ProofFailed, VersionDamaged
-from selflearn.models.adapter import adapter_state, attach_saved, load_adapter_state, probe_logits
-from selflearn.models.base import LoadedBase, context_length
-from selflearn.models.chat import probe_ids, stop_ids
-from selflearn.models.views import view_of
-from selflearn.serving.admission import Admission
-from selflearn.serving.continuous import GREEDY_BELOW, ResultRouter, make_manager, start_manager, stop_manager
+from selflearn.errors import EngineError, ModelError, ProofFailed, VersionDamaged
+from selflearn.models.adapter import probe_logits
+from selflearn.models.base import LoadedBase, context_length, load_base
+from selflearn.models.chat import probe_ids
+from selflearn.serving.cache import BLOCK_TOKENS
+from selflearn.serving.decoder import FusedDecoder, supports
 from selflearn.serving.engine import TokenChunk, TokenRequest
+from selflearn.serving.limits import check_fits
+from selflearn.serving.loop import EngineLoop, LoopOptions
+from selflearn.serving.runners import FusedRunner, ModuleRunner, Runner, probe, probe_difference
+from selflearn.serving.sampling import RowSampler
+from selflearn.serving.scheduler import Mailbox, Sequence
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from selflearn.serving.grammar import Grammars, Matcher
 
 PROBE_FILE = "probe.safetensors"
-HEARTBEAT_SECONDS = 1.0  # how soon a request notices that the loop is dead
-STOP_SECONDS = 60.0  # a single step of the loop takes less, on any machine that can serve at all
+CPU_STEP_TOKENS = 256
+GPU_STEP_TOKENS = 2048
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Sizes of one generation. ``cache_tokens`` bounds prompt plus answer, over all requests at once."""
+    """Sizes of the engine. ``cache_tokens`` bounds prompt plus answer, over all requests at once.
+
+    A long prompt is read in steps of ``step_tokens`` (0: what suits the device). ``threads``
+    are those of the CPU (0: as many as this process may use). ``fused`` lets models of the Llama
+    family run in the lean decoder; with ``take_weights`` the base is empty afterwards, which saves a copy of it.
+    ``probe_tolerance`` is the most that probe logits may be off, root mean square over
+    the standard deviation of what was recorded.
+    """
 
     cache_tokens: int = 16384
     max_concurrent_requests: int = 32
-    page_size: int = 32
-    max_batch_tokens: int = 0  # most tokens in one forward pass; 0 takes what suits the device
-    probe_tolerance: float = 0.05  # largest difference of probe logits, as a share of their spread
-    warm_timeout_seconds: float = 300.0
+    step_tokens: int = 0
+    threads: int = 0
+    prefix_cache: bool = True
+    fused: bool = True
+    take_weights: bool = False
+    probe_tolerance: float = 0.1
 
     @property
     def blocks(self) -> int:
-        return -(-self.cache_tokens // self.page_size)
+        """One more than the tokens need: block 0 is nobody's."""
+        return -(-self.cache_tokens // BLOCK_TOKENS) + 1
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of cache, whole blocks."""
+        return (self.blocks - 1) * BLOCK_TOKENS
 
 
 class TransformersEngine:
-    """Opens generations that share ``base``'s weights; each has its own adapter, cache and batching loop."""
+    """Opens generations that share ``base``'s weights. A model that runs in the lean decoder is emptied into it."""
 
     def __init__(self, base: LoadedBase, options: EngineOptions | None = None) -> None:
         self.base = base
         self.options = options or EngineOptions()
-        self.stop_ids = stop_ids(base.tokenizer, base.model)
+        self.context = context_length(base.model)
+        self._probe = probe_ids(base.tokenizer)
+        self._runner = _make_runner(base, self.options)
+        self._starting = threading.Lock()
+        self._loop: EngineLoop | None = None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What constraints are compiled with; brought in by the first request that has one."""
+        from selflearn.serving.grammar import Grammars
+
+        return Grammars(self.base.tokenizer, vocabulary_size(self.base))
 
     def open_generation(self, version: int, adapter_directory: Path | None) -> TransformersGeneration:
         """See :class:`selflearn.serving.engine.Engine`."""
-        model = view_of(self.base.model)
-        if adapter_directory is not None:
-            try:
-                attach_saved(model, adapter_directory, trainable=False)
-            except ModelError as error:
-                raise VersionDamaged(f"Version {version} cannot be loaded. {error}") from error
-            self.prove(model, version, adapter_directory)
-        elif version != 0:
+        if adapter_directory is None and version != 0:
             raise VersionDamaged(f"Version {version} has no adapter directory; only version 0, the base, has none.")
-        generation = TransformersGeneration(version, model, self.options, self.stop_ids)
+        loop = self._running_loop()
         try:
-            generation.start(probe_ids(self.base.tokenizer)[:16])
+            owner = loop.open(adapter_directory)
+        except ModelError as error:
+            raise VersionDamaged(f"Version {version} cannot be loaded. {error}") from error
+        try:
+            self._prove(loop, owner, version, adapter_directory)
         except BaseException:
-            generation.stop()
+            loop.close(owner)
             raise
-        return generation
+        return TransformersGeneration(version, owner, loop, self)
 
-    def prove(self, model: PreTrainedModel, version: int, directory: Path) -> None:
-        """Raises ``ProofFailed`` unless the adapter in memory is the saved one and answers as was recorded."""
-        saved = load_adapter_state(directory)
-        for name, tensor in adapter_state(model).items():
-            if not torch.equal(tensor.cpu(), saved[name]):
-                raise ProofFailed(
-                    f"Version {version} in memory is not the saved one: {name} differs. Verify its files."
-                )
-        recorded = _recorded_probe(directory, version)
-        found = probe_logits(model, probe_ids(self.base.tokenizer))
-        difference = probe_difference(found, recorded)
+    def close(self) -> None:
+        """Ends the engine's thread; what is in it fails. Blocking."""
+        with self._starting:
+            if self._loop is not None:
+                self._loop.stop()
+
+    def _running_loop(self) -> EngineLoop:
+        """The loop that runs, or a new one in the place of one that broke."""
+        with self._starting:
+            if self._loop is None or not self._loop.alive:
+                self._loop = EngineLoop(self._runner, self.base.device, _loop_options(self.base, self.options))
+            return self._loop
+
+    def _prove(self, loop: EngineLoop, owner: int, version: int, adapter_directory: Path | None) -> None:
+        """Warms a version up; raises ``ProofFailed`` unless it is the saved one and answers as the worker recorded."""
+        recorded = None if adapter_directory is None else _recorded_probe(adapter_directory, version)
+        if adapter_directory is not None and not self._runner.holds(owner, adapter_directory):
+            raise ProofFailed(f"Version {version} in memory is not the saved one. Verify its files.")
+        try:
+            difference = loop.probe(owner, self._probe, recorded)
+        except Exception as error:
+            raise EngineError(f"Version {version} failed on its first tokens: {error}.") from error
         if not difference <= self.options.probe_tolerance:  # also when it is NaN
             raise ProofFailed(
                 f"Version {version} does not answer as recorded: its probe logits are off by {difference:.3f} of their "
@@ -97,11 +140,36 @@ class TransformersEngine:
             )
 
 
-def probe_difference(found: Tensor, recorded: Tensor) -> float:
-    """Largest absolute difference over the standard deviation of ``recorded``; infinite for another shape."""
-    if found.shape != recorded.shape:
-        return float("inf")
-    return float((found - recorded).abs().max() / recorded.std().clamp_min(1e-6))
+def vocabulary_size(base: LoadedBase) -> int:
+    """Number of logits; some models have more of them than their tokenizer has tokens."""
+    return int(base.model.config.get_text_config().vocab_size)
+
+
+def _make_runner(base: LoadedBase, options: EngineOptions) -> Runner:
+    """The lean decoder where it computes what the model computes, else the model itself."""
+    if not (options.fused and supports(base.model)):
+        return ModuleRunner(base.model)
+    ids = probe_ids(base.tokenizer)
+    expected = probe_logits(base.model, ids)
+    runner = FusedRunner(FusedDecoder(base.model, take=options.take_weights))
+    runner.add(0, None)
+    difference = probe_difference(probe(runner, 0, ids, base.device), expected)
+    runner.remove(0)
+    if difference <= options.probe_tolerance:
+        return runner
+    logger.warning("the lean decoder is off by %.3f on this model; it runs as transformers wrote it", difference)
+    whole = (
+        load_base(base.path, device=str(base.device), dtype=str(base.model.dtype).removeprefix("torch."))
+        if options.take_weights
+        else base
+    )
+    return ModuleRunner(whole.model)
+
+
+def _loop_options(base: LoadedBase, options: EngineOptions) -> LoopOptions:
+    step_tokens = options.step_tokens or (CPU_STEP_TOKENS if base.device.type == "cpu" else GPU_STEP_TOKENS)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    return LoopOptions(options.blocks, options.max_concurrent_requests, step_tokens, threads, options.prefix_cache)
 
 
 def _recorded_probe(directory: Path, version: int) -> Tensor:
@@ -115,20 +183,17 @@ def _recorded_probe(directory: Path, version: int) -> Tensor:
 class TransformersGeneration:
     """One version in service; see :class:`selflearn.serving.engine.Generation`."""
 
-    def __init__(self, version: int, model: PreTrainedModel, options: EngineOptions, stops: tuple[int, ...]) -> None:
+    def __init__(self, version: int, owner: int, loop: EngineLoop, engine: TransformersEngine) -> None:
         self._version = version
-        self._options = options
-        self._admission = Admission(options.blocks, options.max_concurrent_requests)
-        self._context = context_length(model)
-        self._vocabulary = int(model.config.get_text_config().vocab_size)
+        self._owner = owner
+        self._loop = loop
+        self._engine = engine
+        self._vocabulary = vocabulary_size(engine.base)
+        self._random = random.Random()
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
-        self._numbers = itertools.count()
-        self._manager: Any
-        self._router: ResultRouter
-        self._manager, self._router = make_manager(model, stops, _batching_options(model, options))
 
     @property
     def version(self) -> int:
@@ -140,78 +205,46 @@ class TransformersGeneration:
 
     @property
     def waiting(self) -> int:
-        return self._admission.waiting
+        return self._loop.waiting(self._owner)
 
     @property
     def places(self) -> int:
-        return self._admission.places
+        return self._engine.options.max_concurrent_requests
 
     @property
     def alive(self) -> bool:
-        return not self._closed and bool(self._manager.is_running())
+        return not self._closed and self._loop.alive
 
     @property
     def capacity(self) -> int:
         """Most tokens of one request, prompt and answer together."""
-        return min(self._context, self._options.blocks * self._options.page_size)
-
-    def start(self, warm_ids: list[int]) -> None:
-        """Starts the loop and proves with two tokens that it turns. Blocking; the first steps allocate the cache."""
-        start_manager(self._manager)
-        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._router.register("warm", results.put)
-        self._manager.add_request(list(warm_ids), request_id="warm", max_new_tokens=2, temperature=0.0, top_p=1.0)
-        deadline = time.monotonic() + self._options.warm_timeout_seconds
-        try:
-            while True:
-                try:
-                    output = results.get(timeout=HEARTBEAT_SECONDS)
-                    break
-                except queue.Empty:
-                    if not self._manager.is_running() or time.monotonic() > deadline:
-                        raise self._failure("did not start") from None
-        finally:
-            self._router.forget("warm")
-        if output.error is not None or len(output.generated_tokens) < 1:
-            raise self._failure(f"failed on its first tokens ({output.error})")
+        return min(self._engine.context, self._engine.options.capacity)
 
     def check(self, request: TokenRequest) -> None:
         """Raises ``BadRequest`` for a request that can never be served, ``EngineError`` when not alive."""
         if not self.alive:
             raise self._failure("is not running")
-        if not request.prompt_ids or request.max_new_tokens < 1:
-            found = f"{len(request.prompt_ids)} prompt tokens and max_tokens {request.max_new_tokens}"
-            param = "max_tokens" if request.prompt_ids else "messages"
-            raise BadRequest(f"Found {found}; both must be at least 1.", param=param, code="invalid_request")
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self._vocabulary:
-            message = f"A token id lies outside the vocabulary of {self._vocabulary}."
-            raise BadRequest(message, param="messages", code="bad_token")
-        total = len(request.prompt_ids) + request.max_new_tokens
-        if total > self.capacity:
-            raise BadRequest(
-                f"The prompt has {len(request.prompt_ids)} tokens and max_tokens is {request.max_new_tokens}, together "
-                f"{total}; at most {self.capacity} fit. Shorten the messages or lower max_tokens.",
-                param="messages",
-                code="context_length_exceeded",
-            )
+        check_fits(request, vocabulary=self._vocabulary, capacity=self.capacity)
 
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """The answer, chunk by chunk; see :class:`selflearn.serving.engine.Generation`."""
         self.check(request)
-        tokens = len(request.prompt_ids) + request.max_new_tokens
-        cost = -(-tokens // self._options.page_size)
         self._enter()
         try:
-            await self._admission.acquire(cost)
+            sequence, mailbox = await self._sequence(request)
+            if not self._loop.submit(sequence):
+                raise self._failure("is not running")
+            finished = False
             try:
-                chunks = self._generate(request)
-                try:
-                    async for chunk in chunks:
-                        yield chunk
-                finally:
-                    await chunks.aclose()
+                while not finished:
+                    letter = await mailbox.letters.get()
+                    finished = isinstance(letter, EngineError) or letter.finish_reason is not None
+                    if isinstance(letter, EngineError):
+                        raise letter
+                    yield letter
             finally:
-                self._admission.release(cost)
+                if not finished:
+                    self._loop.cancel(sequence)
         finally:
             self._leave()
 
@@ -220,18 +253,32 @@ class TransformersGeneration:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 await self._idle.wait()
-        self._closed = True
-        self._admission.close()
-        await asyncio.to_thread(self.stop)
-
-    def stop(self) -> None:
-        """Ends the loop at once and lets go of the model. Blocking; harmless when it is done."""
-        self._closed = True
-        manager, self._manager = self._manager, _Stopped()
-        if isinstance(manager, _Stopped):
+        if self._closed:
             return
-        if not stop_manager(manager, STOP_SECONDS):
-            logger.error("the loop of version %d did not end within %.0f s", self._version, STOP_SECONDS)
+        self._closed = True
+        closing = self._loop.close(self._owner)
+        if not closing.cancelled():  # a loop that is over has failed its sequences itself
+            await asyncio.wrap_future(closing)
+
+    async def _sequence(self, request: TokenRequest) -> tuple[Sequence, Mailbox]:
+        mailbox = Mailbox(asyncio.get_running_loop(), asyncio.Queue())
+        row = RowSampler(request.sampling, self._vocabulary, self._random, await self._matcher(request))
+        sequence = Sequence(
+            owner=self._owner,
+            tokens=list(request.prompt_ids),
+            prompt_length=len(request.prompt_ids),
+            max_new_tokens=request.max_new_tokens,
+            stop_ids=frozenset(request.stop_ids),
+            row=row,
+            mailbox=mailbox,
+        )
+        return sequence, mailbox
+
+    async def _matcher(self, request: TokenRequest) -> Matcher | None:
+        if request.sampling.constraint is None:
+            return None
+        grammar = await asyncio.to_thread(self._engine.grammars.compile, request.sampling.constraint)
+        return grammar.matcher(request.stop_ids)
 
     def _enter(self) -> None:
         self._running += 1
@@ -242,99 +289,6 @@ class TransformersGeneration:
         if self._running == 0:
             self._idle.set()
 
-    async def _generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
-        loop = asyncio.get_running_loop()
-        results: asyncio.Queue[Any] = asyncio.Queue()
-        name = f"{request.request_id}#{next(self._numbers)}"  # the engine must never see the same name twice
-
-        def deliver(output: Any) -> None:
-            try:
-                loop.call_soon_threadsafe(results.put_nowait, output)
-            except RuntimeError:  # the event loop is gone, and whoever waited with it
-                self._router.forget(name)
-
-        self._router.register(name, deliver)
-        finished = False
-        try:
-            self._submit(name, request)
-            seen = 0
-            while not finished:
-                output = await self._next(results)
-                if output.error is not None:
-                    finished = True
-                    raise self._failure(f"failed while it answered ({output.error})")
-                finished = output.is_finished()
-                new = tuple(output.generated_tokens[seen:])
-                seen += len(new)
-                yield TokenChunk(new, _finish_reason(output, request) if finished else None)
-        finally:
-            self._router.forget(name)
-            if not finished:
-                self._manager.cancel_request(name)
-
-    def _submit(self, name: str, request: TokenRequest) -> None:
-        greedy = request.temperature < GREEDY_BELOW
-        accepted = self._manager.add_request(
-            list(request.prompt_ids),
-            request_id=name,
-            max_new_tokens=request.max_new_tokens,
-            streaming=True,
-            eos_token_id=list(request.stop_ids) or [-1],
-            temperature=0.0 if greedy else float(request.temperature),
-            top_p=1.0 if greedy else float(request.top_p),
-        )
-        if accepted is None:
-            raise self._failure("takes no more requests")
-
-    async def _next(self, results: asyncio.Queue[Any]) -> Any:
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):  # wait_for can swallow a cancellation
-                    return await results.get()
-            except TimeoutError:
-                if results.empty() and not self._manager.is_running():
-                    raise self._failure("died while it answered") from None
-
     def _failure(self, what: str) -> EngineError:
-        status = getattr(self._manager, "background_thread_status", None)
-        cause = getattr(status, "fatal_error", None)
-        reason = f" The cause was: {cause}." if cause else ""
+        reason = f" It {self._loop.failure}." if self._loop.failure else ""
         return EngineError(f"The engine of version {self._version} {what}.{reason} Send the request again.")
-
-
-class _Stopped:
-    """Stands where the manager was, so that nothing keeps its memory."""
-
-    def is_running(self) -> bool:
-        return False
-
-    def cancel_request(self, name: str) -> None:
-        del name
-
-    def add_request(self, *arguments: Any, **options: Any) -> None:
-        del arguments, options
-
-
-def _finish_reason(output: Any, request: TokenRequest) -> str:
-    tokens = output.generated_tokens
-    return "stop" if tokens and tokens[-1] in request.stop_ids else "length"
-
-
-def _batching_options(model: PreTrainedModel, options: EngineOptions) -> dict[str, Any]:
-    on_cpu = model.device.type == "cpu"
-    batch_tokens = options.max_batch_tokens or (256 if on_cpu else 2048)
-    return {
-        "page_size": options.page_size,
-        "num_blocks": options.blocks,
-        # A long prompt is read in pieces of this size, so that it does not hold up the others for long.
-        "max_batch_tokens": max(batch_tokens, options.max_concurrent_requests),
-        "max_requests_per_batch": options.max_concurrent_requests,
-        "max_memory_percent": 0.95,
-        "max_blocks_per_request": 0,
-        # Admission reserves the whole of each request, so nothing has to be held back for running ones.
-        "safety_margin": 0.0,
-        # Without shared prefixes, the same prompt takes the same steps and gives the same bits.
-        "allow_block_sharing": False,
-        # Never fetches kernels from the network behind the operator's back.
-        "auto_switch_to_flash": False,
-    }

@@ -14,7 +14,7 @@ from selflearn.models.adapter import attach_new, factors, lora_layers, probe_log
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import probe_ids
 from selflearn.models.views import view_of
-from selflearn.serving import TokenRequest
+from selflearn.serving import Sampling, TokenRequest
 from selflearn.serving.transformers_engine import (
     PROBE_FILE,
     EngineOptions,
@@ -34,16 +34,26 @@ def base(tiny_model: Path) -> LoadedBase:
 def engine(base: LoadedBase) -> TransformersEngine:
     gc.collect()
     gc.freeze()  # the library collects garbage whenever a generation closes; the imported modules need no second look
-    return TransformersEngine(base, EngineOptions(cache_tokens=1024, max_concurrent_requests=4, page_size=16))
+    return TransformersEngine(base, EngineOptions(cache_tokens=1024, max_concurrent_requests=4, threads=1))
 
 
 @pytest.fixture(scope="session")
 def adapter_directory(base: LoadedBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a worker leaves: an adapter that changes the answers, and its probe."""
-    directory = tmp_path_factory.mktemp("version")
+    return write_adapter(base, tmp_path_factory.mktemp("version"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def other_adapter_directory(base: LoadedBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that changes the answers in another way."""
+    return write_adapter(base, tmp_path_factory.mktemp("other"), seed=2)
+
+
+def write_adapter(base: LoadedBase, directory: Path, seed: int) -> Path:
+    """Writes an adapter of random numbers and its probe; returns the directory."""
     model = view_of(base.model)
-    attach_new(model, rank=4, alpha=8.0, seed=1)
-    generator = torch.Generator().manual_seed(1)
+    attach_new(model, rank=4, alpha=8.0, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
     for layer in lora_layers(model).values():
         factors(layer)[1].data.normal_(0.0, 0.3, generator=generator)
     save_adapter(model, directory)
@@ -78,6 +88,6 @@ def make_request(base: LoadedBase) -> Callable[..., TokenRequest]:
         stop_ids: tuple[int, ...] = (),
     ) -> TokenRequest:
         ids = tuple(base.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return TokenRequest("request", ids, length, temperature, top_p, stop_ids)
+        return TokenRequest("request", ids, length, Sampling(temperature, top_p), stop_ids)
 
     return make

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selflearn.models.base import LoadedBase
-from selflearn.serving import Detokenizer
+from selflearn.models.vocabulary import vocabulary_of
+from selflearn.serving import Detokenizer, TokenLogprobs
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -69,3 +70,46 @@ def test_the_earliest_stop_string_counts(tokenizer: Any) -> None:
     assert detokenizer.push(_encode(tokenizer, "the fox and the dog")) == "the "
     assert detokenizer.push(_encode(tokenizer, "more")) == ""
     assert detokenizer.finish() == ""
+
+
+def _entries(ids: Sequence[int]) -> list[TokenLogprobs]:
+    return [TokenLogprobs(token, -float(place)) for place, token in enumerate(ids)]
+
+
+def _pairs(detokenizer: Detokenizer, ids: Sequence[int], size: int) -> list[tuple[str, tuple[TokenLogprobs, ...]]]:
+    """Each piece of text with the entries that came with it."""
+    entries, pairs = _entries(ids), []
+    for start in range(0, len(ids), size):
+        text = detokenizer.push(ids[start : start + size], entries[start : start + size])
+        pairs.append((text, detokenizer.take_logprobs()))
+    return [*pairs, (detokenizer.finish(), detokenizer.take_logprobs())]
+
+
+@FAST
+@given(text=st.text(alphabet="ab –é🙂", max_size=20), size=st.integers(1, 5))
+def test_every_token_has_its_entry_beside_its_text(tokenizer: Any, text: str, size: int) -> None:
+    ids = _encode(tokenizer, text)
+    pairs = _pairs(Detokenizer(tokenizer), ids, size)
+    assert [entry for _, entries in pairs for entry in entries] == _entries(ids)
+    for piece, entries in pairs:
+        raw = b"".join(vocabulary_of(tokenizer).token(entry.token_id)[1] for entry in entries)
+        assert raw.decode() == piece
+
+
+@FAST
+@given(text=st.text(alphabet="ab", max_size=20), stop=st.text(alphabet="ab", min_size=1, max_size=4))
+def test_tokens_of_a_stop_text_have_no_entries(tokenizer: Any, text: str, stop: str) -> None:
+    ids = _encode(tokenizer, text)
+    pairs = _pairs(Detokenizer(tokenizer, stop=[stop]), ids, 1)
+    shown = "".join(piece for piece, _ in pairs)
+    kept = [entry for _, entries in pairs for entry in entries]
+    assert kept == _entries(ids)[: len(kept)]
+    texts = [tokenizer.decode([entry.token_id]) for entry in kept]
+    assert "".join(texts).startswith(shown)
+    assert len("".join(texts[:-1])) < max(1, len(shown))  # the last one is shown, at least its beginning
+
+
+def test_stop_tokens_have_no_entries(tokenizer: Any) -> None:
+    ids = _encode(tokenizer, "yes")
+    pairs = _pairs(Detokenizer(tokenizer, stop_ids=[2]), [*ids, 2], 9)
+    assert [entry for _, entries in pairs for entry in entries] == _entries(ids)

@@ -9,8 +9,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from selflearn.models.adapter import WEIGHTS_FILE, attach_saved
 from selflearn.models.base import LoadedBase
 from selflearn.models.views import view_of
 from selflearn.serving import Generation, TokenRequest
+from selflearn.serving.cache import BLOCK_TOKENS
+from selflearn.serving.loop import FAILURES_IN_A_ROW
 from selflearn.serving.transformers_engine import (
     PROBE_FILE,
     EngineOptions,
@@ -55,12 +58,8 @@ def _argmax(model: Any, request: TokenRequest) -> list[int]:
     return tokens
 
 
-def _model_of(generation: TransformersGeneration) -> Any:
-    return generation._manager.model
-
-
-def _scheduler_of(generation: TransformersGeneration) -> Any:
-    return generation._manager.batch_processor.scheduler
+def _scheduler_of(engine: TransformersEngine) -> Any:
+    return engine._running_loop()._scheduler
 
 
 async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -70,26 +69,24 @@ async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_two_generations_share_the_base_and_differ_in_the_adapter(
-    base: LoadedBase, open_generation: Opener, adapter_directory: Path, make_request: MakeRequest
+async def test_versions_answer_side_by_side_each_with_its_own_adapter(
+    base: LoadedBase,
+    open_generation: Opener,
+    adapter_directory: Path,
+    other_adapter_directory: Path,
+    make_request: MakeRequest,
 ) -> None:
-    old, new = open_generation(0, None), open_generation(1, adapter_directory)
-    pointers = {name: tensor.data_ptr() for name, tensor in base.model.named_parameters()}
-    for generation in (old, new):
-        found = {
-            name.replace(".base_layer", ""): tensor.data_ptr()
-            for name, tensor in _model_of(generation).named_parameters()
-            if "lora_" not in name
-        }
-        assert found == pointers
-    request = make_request()
-    adapted: Any = view_of(base.model)
-    attach_saved(adapted, adapter_directory)
-    both = await asyncio.gather(_collect(old, request), _collect(new, request))
-    assert both[0][0] == _argmax(view_of(base.model), request)
-    assert both[1][0] == _argmax(adapted, request)
-    assert both[0] != both[1]
-    assert (old.version, new.version) == (0, 1)
+    directories = [None, adapter_directory, other_adapter_directory]
+    generations = [open_generation(version, directory) for version, directory in enumerate(directories)]
+    request = make_request(length=24)
+    answers = await asyncio.gather(*(_collect(generation, request) for generation in generations * 2))
+    for version, directory in enumerate(directories):
+        model: Any = view_of(base.model)
+        if directory is not None:
+            attach_saved(model, directory)
+        assert answers[version] == answers[version + 3] == (_argmax(model, request), "length")
+    assert len({tuple(tokens) for tokens, _ in answers}) == 3
+    assert [generation.version for generation in generations] == [0, 1, 2]
 
 
 async def test_greedy_beside_sampled_is_the_argmax(
@@ -124,18 +121,18 @@ async def test_a_stop_token_ends_the_answer(open_generation: Opener, make_reques
 
 
 async def test_a_long_prompt_is_read_in_pieces(base: LoadedBase, make_request: MakeRequest) -> None:
-    options = EngineOptions(cache_tokens=1024, max_concurrent_requests=2, page_size=16, max_batch_tokens=16)
-    generation = TransformersEngine(base, options).open_generation(0, None)
-    try:
+    options = EngineOptions(cache_tokens=1024, max_concurrent_requests=2, step_tokens=16, threads=1)
+    with closing(TransformersEngine(base, options)) as engine:
         request = make_request("the quick brown fox jumps over the lazy dog " * 8, length=6)
         assert len(request.prompt_ids) > 64
+        generation = engine.open_generation(0, None)
         assert (await _collect(generation, request))[0] == _argmax(view_of(base.model), request)
-    finally:
-        await generation.close(0.0)
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
-async def test_leaving_frees_the_place(open_generation: Opener, make_request: MakeRequest, how: str) -> None:
+async def test_leaving_frees_the_place(
+    engine: TransformersEngine, open_generation: Opener, make_request: MakeRequest, how: str
+) -> None:
     generation = open_generation(0, None)
     request = make_request(length=400)
     if how == "close":
@@ -145,26 +142,25 @@ async def test_leaving_frees_the_place(open_generation: Opener, make_request: Ma
         await stream.aclose()
     else:
         task = asyncio.create_task(_collect(generation, request))
-        await _until(lambda: bool(_scheduler_of(generation).active_requests))
+        await _until(lambda: bool(_scheduler_of(engine).busy))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert generation.running == 0
-    await _until(lambda: not _scheduler_of(generation).has_pending_requests())
-    assert not generation._router._callbacks
-    assert generation._manager.output_router.output_queue.empty()
+    await _until(lambda: not _scheduler_of(engine).busy)
+    assert engine._running_loop()._pool.free == 64
     capacity = make_request(length=512 - len(request.prompt_ids))
     assert len((await asyncio.wait_for(_collect(generation, capacity), 60))[0]) == capacity.max_new_tokens
 
 
 async def test_more_requests_than_the_cache_can_hold_all_finish(base: LoadedBase, make_request: MakeRequest) -> None:
-    options = EngineOptions(cache_tokens=128, max_concurrent_requests=8, page_size=16)
-    generation = TransformersEngine(base, options).open_generation(0, None)
-    try:
+    """Eight begin, the cache has room for two at full length: the youngest start over, and nobody's answer changes."""
+    options = EngineOptions(cache_tokens=128, max_concurrent_requests=8, threads=1)
+    with closing(TransformersEngine(base, options)) as engine:
+        generation = engine.open_generation(0, None)
         requests = [make_request("dog", length=60 + index) for index in range(12)]
         tasks = [asyncio.create_task(_collect(generation, request)) for request in requests]
-        await asyncio.sleep(0.05)
-        assert generation.waiting > 0
+        await _until(lambda: generation.waiting > 0)
         for task in tasks[1::3]:
             task.cancel()
         done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
@@ -176,8 +172,36 @@ async def test_more_requests_than_the_cache_can_hold_all_finish(base: LoadedBase
                 assert not isinstance(result, BaseException)
                 assert result[0] == expected[: 60 + index]
         assert generation.running == generation.waiting == 0
-    finally:
-        await generation.close(0.0)
+        assert engine._running_loop()._pool.free == 8
+
+
+async def test_an_equal_beginning_is_read_once(base: LoadedBase, make_request: MakeRequest) -> None:
+    request = make_request("the quick brown fox jumps over the lazy dog " * 4, length=6)
+    expected = _argmax(view_of(base.model), request)
+    for shared, again in ((True, 1), (False, len(request.prompt_ids))):
+        options = EngineOptions(cache_tokens=1024, max_concurrent_requests=2, prefix_cache=shared, threads=1)
+        with closing(TransformersEngine(base, options)) as engine:
+            generation = engine.open_generation(0, None)
+            counted = _count_tokens(engine)
+            assert (await _collect(generation, request))[0] == expected
+            first = counted.pop()
+            assert (await _collect(generation, request))[0] == expected
+            assert first == len(request.prompt_ids) + 5
+            assert counted.pop() - 5 <= again + BLOCK_TOKENS - 1
+
+
+def _count_tokens(engine: TransformersEngine) -> list[int]:
+    """Lets the engine count the tokens that go through the model; reading the last entry begins the next."""
+    runner: Any = engine._runner
+    run = runner.run
+    counted: list[int] = []
+
+    def counting(pieces: Any, cache: Any) -> Any:
+        counted[:] = [sum(counted) + sum(piece.count for piece in pieces)]
+        return run(pieces, cache)
+
+    runner.run = counting
+    return counted
 
 
 async def test_what_can_never_fit_is_refused(open_generation: Opener, make_request: MakeRequest) -> None:
@@ -197,61 +221,95 @@ async def test_what_can_never_fit_is_refused(open_generation: Opener, make_reque
 
 
 async def test_the_cache_can_be_filled_to_the_last_token(base: LoadedBase, make_request: MakeRequest) -> None:
-    options = EngineOptions(cache_tokens=64, max_concurrent_requests=2, page_size=16)
-    generation = TransformersEngine(base, options).open_generation(0, None)
-    try:
+    options = EngineOptions(cache_tokens=64, max_concurrent_requests=2, threads=1)
+    with closing(TransformersEngine(base, options)) as engine:
+        generation = engine.open_generation(0, None)
         assert generation.capacity == 64
         request = make_request("dog", length=64 - len(make_request("dog").prompt_ids))
         assert len((await asyncio.wait_for(_collect(generation, request), 30))[0]) == request.max_new_tokens
-    finally:
-        await generation.close(0.0)
 
 
-async def test_a_dead_loop_fails_requests_and_never_hangs(open_generation: Opener, make_request: MakeRequest) -> None:
-    generation = open_generation(0, None)
-    tasks = [asyncio.create_task(_collect(generation, make_request(length=400))) for _ in range(6)]
-    await _until(lambda: bool(_scheduler_of(generation).active_requests))
-    del _model_of(generation).lm_head.weight  # every forward pass fails from now on
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
-    assert all(isinstance(result, EngineError) for result in results)
-    await _until(lambda: not generation.alive)
-    assert generation.running == 0
-    with pytest.raises(EngineError, match="is not running"):
-        await _collect(generation, make_request())
+async def test_a_step_that_fails_fails_its_requests_alone(base: LoadedBase, make_request: MakeRequest) -> None:
+    with closing(TransformersEngine(base, EngineOptions(cache_tokens=1024, threads=1))) as engine:
+        generation = engine.open_generation(0, None)
+        run = _break(engine)
+        with pytest.raises(EngineError, match="out of luck"):
+            await _collect(generation, make_request())
+        assert generation.alive
+        engine._runner.run = run  # type: ignore[method-assign]
+        assert len((await _collect(generation, make_request()))[0]) == 12
 
 
-async def test_closing_lets_requests_finish_then_ends_the_thread(
-    engine: TransformersEngine, make_request: MakeRequest
+async def test_an_engine_that_keeps_failing_is_dead_and_is_replaced(
+    base: LoadedBase, make_request: MakeRequest
 ) -> None:
-    before = set(threading.enumerate())
+    with closing(TransformersEngine(base, EngineOptions(cache_tokens=1024, threads=1))) as engine:
+        generation = engine.open_generation(0, None)
+        run = _break(engine)
+        for _ in range(FAILURES_IN_A_ROW):
+            with pytest.raises(EngineError, match="out of luck"):
+                await _collect(generation, make_request())
+        await _until(lambda: not generation.alive)
+        with pytest.raises(EngineError, match="is not running"):
+            await _collect(generation, make_request())
+        engine._runner.run = run  # type: ignore[method-assign]
+        assert len((await _collect(engine.open_generation(0, None), make_request()))[0]) == 12
+
+
+def _break(engine: TransformersEngine) -> Any:
+    """Makes every forward pass fail; returns what mends it."""
+    runner: Any = engine._runner
+    run = runner.run
+
+    def broken(pieces: Any, cache: Any) -> Any:
+        raise RuntimeError("out of luck")
+
+    runner.run = broken
+    return run
+
+
+async def test_closing_lets_requests_finish(engine: TransformersEngine, make_request: MakeRequest) -> None:
     generation = engine.open_generation(0, None)
-    assert generation._manager._generation_thread.daemon
     running = asyncio.create_task(_collect(generation, make_request(length=40)))
     await _until(lambda: generation.running == 1)
     await generation.close(30.0)
     assert len((await running)[0]) == 40
     assert not generation.alive
-    assert not [thread for thread in set(threading.enumerate()) - before if "asyncio" not in thread.name]
     await generation.close(0.0)
 
 
-async def test_closing_at_once_fails_what_is_left(engine: TransformersEngine, make_request: MakeRequest) -> None:
+async def test_closing_at_once_fails_what_is_left(
+    engine: TransformersEngine, open_generation: Opener, make_request: MakeRequest
+) -> None:
+    other = open_generation(0, None)
     generation = engine.open_generation(0, None)
     tasks = [asyncio.create_task(_collect(generation, make_request(length=450))) for _ in range(6)]
-    await _until(lambda: bool(_scheduler_of(generation).active_requests))
+    beside = asyncio.create_task(_collect(other, make_request()))
+    await _until(lambda: bool(_scheduler_of(engine).busy))
     await generation.close(0.0)
     results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
     assert all(isinstance(result, EngineError) for result in results)
+    assert len((await beside)[0]) == 12
 
 
-async def test_closing_gives_the_memory_back(engine: TransformersEngine, adapter_directory: Path) -> None:
+async def test_closing_gives_the_adapter_back(engine: TransformersEngine, adapter_directory: Path) -> None:
     generation = engine.open_generation(1, adapter_directory)
-    cache = weakref.ref(generation._manager.batch_processor.cache)
-    model = weakref.ref(_model_of(generation))
+    adapters = cast("Any", engine._runner)._adapters
+    tensor = weakref.ref(adapters[generation._owner][0]["mlp_in"].down)
     await generation.close(0.0)
     gc.collect()
-    assert cache() is None
-    assert model() is None
+    assert tensor() is None
+
+
+def test_ending_the_engine_ends_its_thread(base: LoadedBase) -> None:
+    before = set(threading.enumerate())
+    engine = TransformersEngine(base, EngineOptions(cache_tokens=512, threads=1))
+    generation = engine.open_generation(0, None)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    engine.close()
+    assert not thread.is_alive()
+    assert not generation.alive
 
 
 @pytest.fixture
