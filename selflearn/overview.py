@@ -11,20 +11,19 @@ from typing import Any
 from selflearn.config import LearningSettings
 from selflearn.experience import fresh_count
 from selflearn.store import Store
-from selflearn.versions import version_name, work_directory
+from selflearn.versions import running_canary, version_name, work_directory
+from selflearn.versions.rollouts import LAST_CHANGE
 
 PAUSED_KEY = "learning.paused"
 
 
 def served(store: Store, learner: str) -> dict[str, Any]:
-    """``{"version", "name", "sha256", "since", "action"}`` of what the last rollout says is served.
+    """``{"version", "name", "sha256", "since", "action"}`` of what the rollout log says is served.
 
     ``sha256`` is that of the adapter, for the base (version 0) that of the base weights; ``since`` is None for a base
     that never was replaced.
     """
-    rows = store.read(
-        "SELECT version, action, created_at FROM rollouts WHERE learner = ? ORDER BY id DESC LIMIT 1", (learner,)
-    )
+    rows = store.read(LAST_CHANGE, (learner,))
     last: dict[str, Any] = rows[0] if rows else {"version": 0, "action": None, "created_at": None}
     number = int(last["version"])
     return {
@@ -33,6 +32,26 @@ def served(store: Store, learner: str) -> dict[str, Any]:
         "sha256": weights_sha256(store, learner, number),
         "since": last["created_at"],
         "action": last["action"],
+    }
+
+
+def canary(store: Store, learner: str, now: Callable[[], float] = time.time) -> dict[str, Any] | None:
+    """``{"version", "name", "sha256", "share", "since", "until", "actor", "reason"}`` of the canary, None if none runs.
+
+    ``until`` is None for a canary that runs until it is promoted or aborted.
+    """
+    found = running_canary(store.connection(), learner, now())
+    if found is None:
+        return None
+    return {
+        "version": found.version,
+        "name": version_name(found.version),
+        "sha256": weights_sha256(store, learner, found.version),
+        "share": found.share,
+        "since": found.since,
+        "until": found.until,
+        "actor": found.actor,
+        "reason": found.reason,
     }
 
 

@@ -94,10 +94,11 @@ class Lab:
         return [sys.executable, "-c", _SERVE, "--state", str(state), "serve", *named]
 
     @contextlib.contextmanager
-    def daemon(self, state: Path, *, failpoint: str = "", **settings: str) -> Iterator[Daemon]:
+    def daemon(self, state: Path, *, failpoint: str = "", key: str = "", **settings: str) -> Iterator[Daemon]:
         """Starts a daemon, waits until it serves, and ends it and its worker whatever happens.
 
-        ``settings`` are those of :data:`QUICK`, by the same names. What it says goes to ``<state>.daemon.log``.
+        ``settings`` are those of :data:`QUICK`, by the same names; ``key`` is sent with every request. What it says
+        goes to ``<state>.daemon.log``.
         """
         port, log = free_port(), state.with_name(f"{state.name}.daemon.log")
         with log.open("ab") as output:
@@ -111,8 +112,9 @@ class Lab:
             )
         limits = httpx.Limits(max_connections=64)
         url = f"http://127.0.0.1:{port}"
+        headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
-            with httpx.Client(base_url=url, timeout=60.0, trust_env=False, limits=limits) as http:
+            with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False, limits=limits) as http:
                 daemon = Daemon(state, url, log, process, http)
                 daemon.await_ready()
                 yield daemon
@@ -122,10 +124,12 @@ class Lab:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
 
-    def refused_start(self, state: Path, *options: str, port: int | None = None, model: Path | None = None) -> Outcome:
+    def refused_start(
+        self, state: Path, *options: str, port: int | None = None, model: Path | None = None, **settings: str
+    ) -> Outcome:
         """Tries to start a daemon where none can; returns how it ended."""
         command = self.serve_command(state, port or free_port(), *options, model=model)
-        return run(command, state.parent, timeout=DEATH_SECONDS)
+        return run(command, state.parent, timeout=DEATH_SECONDS, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +290,9 @@ def command(state: Path, *arguments: object) -> Outcome:
     return run(words, state, timeout=UPDATE_SECONDS)
 
 
-def run(words: list[str], directory: Path, *, timeout: float) -> Outcome:
+def run(words: list[str], directory: Path, *, timeout: float, **settings: str) -> Outcome:
     ended = subprocess.run(
-        words, cwd=directory, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        words, cwd=directory, env=environment(**settings), capture_output=True, text=True, timeout=timeout, check=False
     )
     return Outcome(ended.returncode, ended.stdout, ended.stderr)
 

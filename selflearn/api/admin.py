@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from selflearn import overview
+from selflearn.api.admin_schemas import CanaryRequest, LearnRequest, Order, PromoteRequest, RollbackRequest
+from selflearn.api.bodies import path_number, query_limit, read_json
+from selflearn.api.keys import caller_of
 from selflearn.api.replies import reply
-from selflearn.api.schemas import LearnRequest, RollbackRequest, path_number, query_limit, read_json
 from selflearn.api.services import Services
 from selflearn.api.state import services_of
 from selflearn.errors import NotFound
 from selflearn.experience import counts, list_feedback
 from selflearn.versions import history, list_versions, show_version, verify_version, why
-
-OPERATOR = "operator"
 
 
 async def status(request: Request) -> Response:
@@ -43,6 +43,7 @@ def _serving(services: Services) -> dict[str, Any]:
 def _recorded(services: Services) -> dict[str, Any]:
     return {
         "served": overview.served(services.store, services.learner),
+        "canary": overview.canary(services.store, services.learner, services.now),
         "counts": counts(services.store, services.learner),
         "learning": services.learning.status(),
     }
@@ -60,12 +61,12 @@ async def learn_status(request: Request) -> Response:
 
 
 async def learn_pause(request: Request) -> Response:
-    await run_in_threadpool(services_of(request).learning.pause)
+    await run_in_threadpool(services_of(request).learning.pause, caller_of(request).actor)
     return reply({"paused": True})
 
 
 async def learn_resume(request: Request) -> Response:
-    await run_in_threadpool(services_of(request).learning.resume)
+    await run_in_threadpool(services_of(request).learning.resume, caller_of(request).actor)
     return reply({"paused": False})
 
 
@@ -115,8 +116,33 @@ async def roll_back(request: Request) -> Response:
     """Goes back to a version and answers once it serves."""
     services = services_of(request)
     wanted = await read_json(request, RollbackRequest, services.api.max_body_bytes)
-    done = await services.rollouts.roll_back(wanted.to, OPERATOR, wanted.reason, wanted.dry_run)
+    actor = caller_of(request).actor
+    return reply(await services.rollouts.roll_back(wanted.to, actor, wanted.reason, wanted.dry_run))
+
+
+async def promote(request: Request) -> Response:
+    """Serves a registered version, or the canary, and answers once it takes all new requests."""
+    services = services_of(request)
+    wanted = await read_json(request, PromoteRequest, services.api.max_body_bytes)
+    actor = caller_of(request).actor
+    return reply(await services.rollouts.promote(wanted.version, actor, wanted.reason, wanted.dry_run))
+
+
+async def start_canary(request: Request) -> Response:
+    """Lets a version answer a share of the conversations, and answers once it does."""
+    services = services_of(request)
+    wanted = await read_json(request, CanaryRequest, services.api.max_body_bytes)
+    done = await services.rollouts.start_canary(
+        wanted.version, wanted.share, wanted.for_seconds, caller_of(request).actor, wanted.reason, wanted.dry_run
+    )
     return reply(done)
+
+
+async def abort_canary(request: Request) -> Response:
+    """Ends the canary and answers once what is served takes all new requests."""
+    services = services_of(request)
+    wanted = await read_json(request, Order, services.api.max_body_bytes)
+    return reply(await services.rollouts.abort_canary(caller_of(request).actor, wanted.reason, wanted.dry_run))
 
 
 async def feedback(request: Request) -> Response:

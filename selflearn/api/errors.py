@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
@@ -14,20 +15,26 @@ from selflearn.errors import (
     BadRequest,
     Conflict,
     EngineError,
+    EngineUnavailable,
+    Forbidden,
     NotEnoughExamples,
     NotFound,
     Overloaded,
+    QueueFull,
+    RateLimited,
     SelflearnError,
     StateError,
+    Unauthorized,
     UpdateError,
     UpdateRunning,
     VersionError,
 )
 
 CLIENT_CLOSED_REQUEST = 499
-RETRY_AFTER_SECONDS = "1"
+RETRY_AFTER_SECONDS = 1.0
 _CLIENT = "invalid_request_error"
 _SERVER = "server_error"
+_REQUESTS = "requests"  # what OpenAI names as exhausted
 _log = logging.getLogger(__name__)
 
 
@@ -47,16 +54,31 @@ class Problem:
         return {"error": error}
 
 
-_CLIENT_SIDE_CODES = {"request_too_large": 413, "unsupported_media_type": 415, "cross_origin": 403}
+_CLIENT_SIDE_CODES = {
+    "cross_origin": 403,
+    "unknown_host": 403,
+    "read_timeout": 408,
+    "request_too_large": 413,
+    "unsupported_media_type": 415,
+}
+_CLIENT_SIDE: tuple[tuple[type[BadRequest], int, str], ...] = (
+    (NotFound, 404, "not_found"),
+    (Conflict, 409, "conflict"),
+    (Unauthorized, 401, "invalid_api_key"),
+    (Forbidden, 403, "insufficient_role"),
+)
 
 # The first class that an error is an instance of decides: (class, status, type, code).
 _SERVER_SIDE: tuple[tuple[type[SelflearnError], int, str, str], ...] = (
+    (RateLimited, 429, _REQUESTS, "rate_limit_exceeded"),
+    (QueueFull, 429, _REQUESTS, "queue_full"),
     (Overloaded, 503, _SERVER, "overloaded"),
     (StateError, 503, _SERVER, "store_unavailable"),
     (UpdateRunning, 409, _CLIENT, "update_running"),
     (NotEnoughExamples, 409, _CLIENT, "not_enough_examples"),
     (UpdateError, 500, _SERVER, "update_failed"),
     (VersionError, 409, _CLIENT, "version_damaged"),
+    (EngineUnavailable, 503, _SERVER, "engine_unavailable"),
     (EngineError, 500, _SERVER, "engine_error"),
 )
 
@@ -67,8 +89,7 @@ def problem_of(error: Exception) -> Problem:
         return _client_problem(error)
     for kind, status, type_, code in _SERVER_SIDE:
         if isinstance(error, kind):
-            headers = {"retry-after": RETRY_AFTER_SECONDS} if status == 503 else {}
-            return Problem(status, str(error), type_, None, code, headers)
+            return Problem(status, str(error), type_, None, code, _retry_after(error) if status in (429, 503) else {})
     if isinstance(error, TimeoutError):
         message = "The answer took longer than api.request_timeout_seconds. Ask for fewer tokens, or raise the setting."
         return Problem(504, message, _SERVER, None, "timeout")
@@ -76,13 +97,18 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, message, _SERVER, None, "internal_error")
 
 
+def _retry_after(error: SelflearnError) -> dict[str, str]:
+    seconds = error.retry_after if isinstance(error, RateLimited) else RETRY_AFTER_SECONDS
+    return {"retry-after": str(math.ceil(seconds))}
+
+
 def _client_problem(error: BadRequest) -> Problem:
     status, code = _CLIENT_SIDE_CODES.get(error.code or "", 400), error.code or "invalid_request"
-    if isinstance(error, NotFound):
-        status, code = 404, error.code or "not_found"
-    elif isinstance(error, Conflict):
-        status, code = 409, error.code or "conflict"
-    return Problem(status, str(error), _CLIENT, error.param, code)
+    for kind, kind_status, kind_code in _CLIENT_SIDE:
+        if isinstance(error, kind):
+            status, code = kind_status, error.code or kind_code
+    headers = {"www-authenticate": 'Bearer realm="selflearn"'} if status == 401 else {}
+    return Problem(status, str(error), _CLIENT, error.param, code, headers)
 
 
 def error_response(problem: Problem) -> JSONResponse:

@@ -6,18 +6,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from selflearn.api.schemas import FeedbackRequest, read_json
+from selflearn.api.bodies import read_json
+from selflearn.api.keys import caller_of
+from selflearn.api.schemas import FeedbackRequest
 from selflearn.api.state import services_of
 from selflearn.errors import SelflearnError
 from selflearn.experience import KINDS, FeedbackReceipt, add_feedback
-
-SOURCE = "local"
 
 
 async def give_feedback(request: Request) -> Response:
     """Records feedback and what follows from it; 201 once it is durable, 4xx and no change if it is not acceptable."""
     services = services_of(request)
     wanted = await read_json(request, FeedbackRequest, services.api.max_body_bytes)
+    source = caller_of(request).source()
 
     def add() -> FeedbackReceipt:
         return add_feedback(
@@ -28,7 +29,7 @@ async def give_feedback(request: Request) -> Response:
             value=wanted.value,
             text=wanted.text,
             reason=wanted.reason,
-            source=SOURCE,
+            source=source,
             judging=services.judging,
             now=services.now,
         )

@@ -56,6 +56,7 @@ def watch(services: Services) -> None:
     def requests() -> None:
         known.requests_running.set(traffic.running)
         known.requests_waiting.set(traffic.waiting)
+        known.canary_share.set(traffic.canary_share)
 
     def version() -> None:
         if (current := traffic.current) is not None:

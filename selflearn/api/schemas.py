@@ -1,47 +1,44 @@
-"""What clients may send: pydantic models, and their mistakes turned into ``BadRequest`` that names the field."""
+"""What clients may send: the bodies of chat completions, completions, feedback and operators' orders."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
+from selflearn.api.bodies import Finite, Number, Strict, short
 from selflearn.errors import BadRequest
 
-MAX_ID = 2**53  # larger integers are no numbers of ours, and SQLite would not take them all
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Number = Annotated[int, Field(ge=0, le=MAX_ID)]
-Schema = TypeVar("Schema", bound=BaseModel)
+MAX_SEED = 2**63 - 1
+MAX_METADATA = 16
+MAX_BIASES = 1024
+MAX_PROMPTS = 16
 
-# Parameters that change nothing that this server does; they're accepted and ignored.
-HARMLESS = frozenset({"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"})
-# Parameters that this server does not implement, with the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "seed": (),
+# Parameters of OpenAI that this server does not implement, with the values that ask for nothing.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "moderation": (),
     "prediction": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": (),
     "reasoning_effort": ("none",),
     "web_search_options": (),
+    # of legacy completions
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
 }
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class Lenient(BaseModel):
+    """A part of a body whose unknown fields mean nothing to us."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class TextPart(Strict):
@@ -49,46 +46,181 @@ class TextPart(Strict):
     text: str
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+class RefusalPart(Strict):
+    """What an assistant's message may hold instead of a text."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def plain(self) -> dict[str, str]:
-        """Returns ``{"role", "content"}`` as chat templates take it: parts joined, developer as system."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    type: Literal["refusal"]
+    refusal: str
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+class CalledFunction(Strict):
+    """``arguments`` is JSON in a string, as the model wrote it."""
 
+    name: str = Field(min_length=1, max_length=128)
+    arguments: str
+
+
+class CallPart(Lenient):
+    """One call in an assistant's message."""
+
+    id: str = Field(min_length=1, max_length=128)
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Lenient):
+    """One message of a chat."""
+
+    # A field is checked against those before it.
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[CallPart] | None = Field(None, max_length=128)
+    tool_call_id: str | None = Field(None, min_length=1, max_length=128, validate_default=True)
+    content: str | list[TextPart | RefusalPart] | None = Field(None, validate_default=True)
+    name: str | None = Field(None, max_length=128)
+    function_call: None = None
+    audio: None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_assistants_call(cls, calls: list[CallPart] | None, info: ValidationInfo) -> list[CallPart] | None:
+        if calls and info.data.get("role") != "assistant":
+            raise ValueError("only messages of role assistant have tool_calls")
+        return calls
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _only_tools_answer_calls(cls, call: str | None, info: ValidationInfo) -> str | None:
+        role = info.data.get("role")
+        if call is None and role == "tool":
+            raise PydanticCustomError("missing", "a message of role tool names the call that it answers")
+        if call is not None and role not in ("tool", None):
+            raise ValueError("only messages of role tool have a tool_call_id")
+        return call
+
+    @field_validator("content")
+    @classmethod
+    def _something_is_said(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and "role" in info.data and not info.data.get("tool_calls"):
+            raise PydanticCustomError("missing", "only an assistant's message with tool_calls needs no content")
+        return content
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the message as it is recorded and rendered: text parts joined, developer as system."""
+        plain: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self._text()}
+        if self.name is not None:
+            plain["name"] = self.name
+        if self.tool_calls:
+            plain["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            plain["tool_call_id"] = self.tool_call_id
+        return plain
+
+    def _text(self) -> str | None:
+        if self.content is None or isinstance(self.content, str):
+            return self.content
+        return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in self.content)
+
+
+class StreamOptions(Strict):
     include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None  # padding against eavesdroppers; there is none here
 
 
+class FunctionDefinition(Strict):
+    """``parameters`` is a JSON schema of the arguments; without one, a function takes any object."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(Strict):
+    name: str
+
+
+class NamedTool(Strict):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class TextFormat(Strict):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Strict):
+    type: Literal["json_object"]
+
+
+class JsonSchema(Strict):
+    """A schema that the answer follows, ``strict`` or not."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Strict):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+_FORMATS = {"text": "TextFormat", "json_object": "JsonObjectFormat", "json_schema": "JsonSchemaFormat"}
+
+
+def _format_tag(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return _FORMATS.get(kind) if isinstance(kind, str) else None
+
+
+ResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("TextFormat")]
+    | Annotated[JsonObjectFormat, Tag("JsonObjectFormat")]
+    | Annotated[JsonSchemaFormat, Tag("JsonSchemaFormat")],
+    Discriminator(
+        _format_tag,
+        custom_error_type="response_format",
+        custom_error_message="its type is one of text, json_object, json_schema",
+    ),
+]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100.0, le=100.0)]
 
 
-class ChatRequest(BaseModel):
-    """The body of ``POST /v1/chat/completions``."""
+class SamplingBody(BaseModel):
+    """What chat completions and completions have in common. Other fields are refused by ``refuse_unsupported``."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="allow", frozen=True, json_schema_extra={"additionalProperties": False}
+    )
 
     model: str
-    messages: list[Message] = Field(min_length=1, max_length=4096)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=128)
     temperature: Finite | None = Field(None, ge=0.0, le=2.0)
     top_p: Finite | None = Field(None, gt=0.0, le=1.0)
+    seed: int | None = Field(None, ge=-MAX_SEED - 1, le=MAX_SEED)
+    presence_penalty: Finite | None = Field(None, ge=-2.0, le=2.0)
+    frequency_penalty: Finite | None = Field(None, ge=-2.0, le=2.0)
+    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=MAX_BIASES)
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=256)
 
     @property
-    def asked_tokens(self) -> int | None:
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+    def asked_tokens(self) -> tuple[str, int | None]:
+        """The parameter that says how long the answer may be, and what it says."""
+        return "max_tokens", self.max_tokens
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -97,6 +229,90 @@ class ChatRequest(BaseModel):
     @property
     def with_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        return tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items())
+
+    @property
+    def asked_logprobs(self) -> int | None:
+        """How many alternatives are wanted beside each token's log-probability; None: not even that."""
+        return None
+
+
+class ChatRequest(SamplingBody):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1, max_length=4096)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=MAX_METADATA)
+    # These change nothing that this server does.
+    store: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = Field(None, max_length=256)
+    prompt_cache_key: str | None = Field(None, max_length=256)
+    verbosity: Literal["medium"] | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _named_once(cls, tools: list[Tool] | None) -> list[Tool] | None:
+        names = [tool.function.name for tool in tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        return tools
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _alternatives_of_something(cls, wanted: int | None, info: ValidationInfo) -> int | None:
+        if wanted and not info.data.get("logprobs"):
+            raise ValueError("it is only possible with logprobs true")
+        return wanted
+
+    @property
+    def asked_tokens(self) -> tuple[str, int | None]:
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().asked_tokens
+
+    @property
+    def asked_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+PromptTokens = Annotated[list[Number], Field(min_length=1)]
+
+
+class CompletionRequest(SamplingBody):
+    """The body of ``POST /v1/completions``."""
+
+    prompt: str | PromptTokens | Annotated[list[str] | list[PromptTokens], Field(min_length=1)]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_too_many(cls, prompt: Any) -> Any:
+        if isinstance(prompt, list) and not isinstance(prompt[0], int) and len(prompt) > MAX_PROMPTS:
+            raise ValueError(f"there are {len(prompt)} prompts; at most {MAX_PROMPTS} are possible")
+        return prompt
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt as text or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
+
+    @property
+    def asked_logprobs(self) -> int | None:
+        return self.logprobs
 
 
 class FeedbackRequest(Strict):
@@ -109,124 +325,14 @@ class FeedbackRequest(Strict):
     reason: str | None = Field(None, max_length=4096)
 
 
-class LearnRequest(Strict):
-    """The body of ``POST /admin/learn``."""
-
-    trigger: str = Field("operator", min_length=1, max_length=64)
-
-
-class RollbackRequest(Strict):
-    """The body of ``POST /admin/rollback``."""
-
-    to: Number | None = None
-    reason: str = Field("asked by the operator", min_length=1, max_length=1024)
-    dry_run: bool = False
-
-
-async def read_json(request: Request, schema: type[Schema], max_bytes: int) -> Schema:
-    """Reads and checks a JSON body; an empty one counts as ``{}``.
-
-    Raises ``BadRequest`` for everything that is not what ``schema`` expects.
-    """
-    raw = await _read_body(request, max_bytes)
-    if not raw.strip():
-        return _validated(schema, {})
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
-        message = f"The body is {content_type or 'of no named type'}; send JSON with Content-Type: application/json."
-        raise BadRequest(message, code="unsupported_media_type")
-    return _validated(schema, _parse(raw))
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise BadRequest(
-                f"The body is larger than {max_bytes} bytes (api.max_body_bytes). Send less.", code="request_too_large"
-            )
-    return bytes(body)
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(raw)
-        # A lone surrogate (\ud800) is valid JSON but no text: neither tokenizer nor database can take it.
-        json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise BadRequest(
-            "The body has a text with half of a surrogate pair. Send valid Unicode.", code="invalid_unicode"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    if not isinstance(data, dict):
-        raise BadRequest(f"The body is a JSON {type(data).__name__}; an object is expected.", code="invalid_json")
-    return data
-
-
-def _validated(schema: type[Schema], data: dict[str, Any]) -> Schema:
-    try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        problem = max(error.errors(include_url=False, include_context=False), key=_weight)
-        param = field_name(problem["loc"])
-        found = "" if problem["type"] == "missing" else f" (found {_short(problem['input'])})"
-        code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-        if problem["type"] == "extra_forbidden":
-            code = "unknown_parameter"
-        raise BadRequest(f"{param}: {problem['msg']}{found}.", param=param, code=code) from None
-
-
-def _weight(problem: Any) -> tuple[int, bool]:
-    """Of a union's complaints the one says most that got furthest into the value, and past its type."""
-    return len(problem["loc"]), not problem["type"].endswith("_type")
-
-
-def field_name(location: tuple[int | str, ...]) -> str:
-    """``("messages", 0, "content", "str")`` → ``messages[0].content``, without pydantic's names of union members."""
-    name = ""
-    for part in location:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        elif not any(mark in part for mark in "[(-") and part not in ("str", "TextPart"):
-            name += f".{part}" if name else part
-    return name or "body"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def refuse_unsupported(chat: ChatRequest) -> None:
+def refuse_unsupported(body: BaseModel, neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> None:
     """Raises ``BadRequest`` for a parameter that would be silently ignored although it asks for something."""
-    for name, value in (chat.model_extra or {}).items():
-        if value is None or name in HARMLESS:
+    for name, value in (body.model_extra or {}).items():
+        if value is None:
             continue
-        if name not in NEUTRAL:
-            message = f"Unknown parameter: {_short(name)}. Leave it out."
+        if name not in neutral:
+            message = f"Unknown parameter: {short(name)}. Leave it out."
             raise BadRequest(message, param=name, code="unknown_parameter")
-        if value not in NEUTRAL[name]:
-            message = f"{name}={_short(value)} is not supported by this server. Leave {name} out."
+        if value not in neutral[name]:
+            message = f"{name}={short(value)} is not supported by this server. Leave {name} out."
             raise BadRequest(message, param=name, code="unsupported_parameter")
-
-
-def path_number(request: Request, name: str = "n") -> int:
-    """Returns a number from the path; raises ``BadRequest`` unless it is one that a version could have."""
-    text = str(request.path_params[name])
-    if not (text.isascii() and text.isdigit()) or len(text) > 15:
-        raise BadRequest(
-            f"{_short(text)} is not a version number; expected 0, 1, 2, …", param=name, code="invalid_value"
-        )
-    return int(text)
-
-
-def query_limit(request: Request, default: int = 50, most: int = 1000) -> int:
-    """Returns ``?limit=``, between 1 and ``most``."""
-    text = request.query_params.get("limit", str(default))
-    if not (text.isascii() and text.isdigit()) or len(text) > 9 or not 1 <= int(text) <= most:
-        raise BadRequest(
-            f"limit={_short(text)} is not possible; expected 1 to {most}.", param="limit", code="invalid_value"
-        )
-    return int(text)

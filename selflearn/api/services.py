@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from selflearn.api.keyring import Keyring
 from selflearn.config import ApiSettings, JudgingSettings, ServingSettings
 from selflearn.monitoring.metrics import Metrics
 from selflearn.serving import Traffic
@@ -37,9 +38,9 @@ class LearningControl(Protocol):
         """Returns the shape in this module's docstring."""
         ...
 
-    def pause(self) -> None: ...
+    def pause(self, actor: str) -> None: ...
 
-    def resume(self) -> None: ...
+    def resume(self, actor: str) -> None: ...
 
     def cancel(self) -> bool:
         """Stops the running update; False when none runs."""
@@ -52,8 +53,25 @@ class RolloutControl(Protocol):
     async def roll_back(self, to: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
         """Goes back to version ``to`` (None: the one served before) and waits until it serves.
 
-        Returns ``{"from_version", "to_version", "dry_run"}``; raises ``NotFound``, ``VersionDamaged``.
+        Returns ``{"from_version", "to_version", "dry_run"}``; raises ``NotFound``, ``Conflict``, ``VersionError``.
         """
+        ...
+
+    async def promote(self, version: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+        """Serves a registered version (None: the canary); returns and raises as :meth:`roll_back`."""
+        ...
+
+    async def start_canary(
+        self, version: int, share: float, for_seconds: float | None, actor: str, reason: str, dry_run: bool
+    ) -> dict[str, Any]:
+        """Lets a version answer ``share`` (0 to 1) of the conversations and waits until it does.
+
+        Returns ``{"version", "served", "share", "until", "dry_run"}``; raises as :meth:`roll_back`.
+        """
+        ...
+
+    async def abort_canary(self, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+        """Ends the canary. Returns ``{"version", "served", "dry_run"}``; raises ``Conflict`` when none runs."""
         ...
 
 
@@ -89,7 +107,10 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything a request handler may use. ``state`` is the state directory, ``context_length`` is in tokens."""
+    """Everything a request handler may use. ``state`` is the state directory, ``context_length`` is in tokens.
+
+    Without a ``keyring`` every caller is an operator.
+    """
 
     store: Store
     learner: str
@@ -105,6 +126,8 @@ class Services:
     serving: ServingSettings
     api: ApiSettings
     judging: JudgingSettings
+    keyring: Keyring | None = None
     now: Callable[[], float] = time.time
     activity: Activity = field(default_factory=Activity)
     started_at: float = field(default_factory=time.time)
+    fingerprints: dict[int, str] = field(default_factory=dict)  # of versions that were asked for, see api/answering.py

@@ -40,7 +40,7 @@ class Conversation:
         body: dict[str, Any] = {"model": "selflearn", "stream": True, "messages": asked}
         limits = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         body |= {name: value for name, value in limits.items() if value is not None}
-        for event in _events(self.session.url, body):
+        for event in _events(self.session, body):
             self.last_id, self.last_model = event["id"], event["model"]
             for choice in event["choices"]:
                 if piece := choice["delta"].get("content"):
@@ -72,7 +72,7 @@ def chat(
 ) -> None:
     """Talk to the served model; rate and correct its answers with /good, /bad and /fix TEXT."""
     session = session_of(context)
-    session.call("GET", "/admin/status")
+    session.call("GET", "/v1/models")
     conversation = Conversation(session, temperature, max_tokens)
     interactive = sys.stdin.isatty()
     if interactive:
@@ -122,15 +122,15 @@ def _next_line() -> str:
     return line
 
 
-def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(session: Session, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Streams one chat; yields each event's object. Raises what went wrong, in the daemon's words."""
     import httpx
 
     limits = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     try:
         with (
-            httpx.Client(timeout=limits, trust_env=False) as client,
-            client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
+            httpx.Client(timeout=limits, trust_env=False, headers=session.headers) as client,
+            client.stream("POST", f"{session.url}/v1/chat/completions", json=body) as response,
         ):
             if not response.is_success:
                 response.read()
@@ -144,4 +144,6 @@ def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     raise SelflearnError(str(event["error"]["message"]))
                 yield event
     except (httpx.TransportError, ValueError, KeyError) as error:
-        raise DaemonUnreachable(f"The daemon at {url} broke off: {error}. See its log; is it running?") from error
+        raise DaemonUnreachable(
+            f"The daemon at {session.url} broke off: {error}. See its log; is it running?"
+        ) from error

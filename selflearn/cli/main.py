@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from selflearn.cli import chat, config, demo_command, feedback, learn, models, rollout, serve, status, versions
+from selflearn.cli import (
+    bench,
+    chat,
+    config,
+    demo_command,
+    feedback,
+    keys,
+    learn,
+    models,
+    rollout,
+    serve,
+    status,
+    versions,
+)
 from selflearn.cli.output import message
 from selflearn.cli.session import Session
 from selflearn.errors import ConfigurationError, DaemonUnreachable, SelflearnError
@@ -56,13 +69,16 @@ def options(
     url: Annotated[
         str | None, typer.Option(help="Where the daemon is (default: from the settings).", envvar="SELFLEARN_URL")
     ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the key to send (default: SELFLEARN_API_KEY, or from the settings).")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show selflearn's version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Notes the global options; settings are read when a command first needs them."""
     del version
-    context.obj = Session(state, config_file, url)
+    context.obj = Session(state, config_file, url, key_file)
 
 
 app.command("serve")(serve.serve)
@@ -76,6 +92,8 @@ app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollout.rollback)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
+app.add_typer(keys.app, name="keys")
+app.add_typer(bench.app, name="bench")
 app.command("demo")(demo_command.demo)
 
 

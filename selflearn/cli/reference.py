@@ -81,13 +81,22 @@ def _table(fields: dict[str, FieldInfo]) -> Iterator[str]:
 def _type(field: FieldInfo) -> str:
     kind: Any = field.annotation
     if get_origin(kind) is None:
-        return str(kind.__name__).lower()
-    return ", ".join(str(part) for part in get_args(kind))
+        return _type_name(kind)
+    parts = ", ".join(_type_name(part) for part in get_args(kind) if part not in (type(None), ...))
+    return f"list of {parts}" if get_origin(kind) is tuple else parts
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__.lower() if isinstance(kind, type) else str(kind)
 
 
 def _value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        return str(list(value))
     return f'"{value}"' if isinstance(value, str | Path) else str(value)
 
 

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import os
 import pwd
-from pathlib import Path
+import re
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selflearn.cli import status as status_command
 from selflearn.cli.output import message, moment, pairs, show, table
-from selflearn.cli.session import session_of
+from selflearn.cli.session import Session, session_of
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection
+
     from selflearn.store import Store
 
-app = typer.Typer(help="See and undo what was put into service.", no_args_is_help=True)
+app = typer.Typer(help="See, try, promote and undo what is put into service.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")]
-ROLLBACK_SECONDS = 300.0
+ORDER_SECONDS = 300.0
 DEFAULT_REASON = "asked by the operator"
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([smhd]?)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is no time; expected a number and its unit, as 90s, 30m, 2h or 1d")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise typer.BadParameter(f"{text!r} is no share; expected a number between 0 and 1, as 0.1 for a tenth")
+    return share
 
 
 @app.command("history")
@@ -30,7 +52,7 @@ def history(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List every change of the served version, newest first."""
+    """List every change of what is served, canaries included, newest first."""
     session = session_of(context)
 
     def local(store: Store) -> dict[str, Any]:
@@ -40,28 +62,112 @@ def history(
 
     found = session.either(lambda: session.call("GET", f"/admin/rollouts?limit={limit}"), local)
     rows = [
-        (row["id"], moment(row["created_at"]), row["action"], row["version"], row["actor"], row["reason"])
+        (row["id"], moment(row["created_at"]), row["action"], row["version"], row["share"], row["actor"], row["reason"])
         for row in found["rollouts"]
     ]
-    headings = ("id", "when", "action", "version", "by", "reason")
+    headings = ("id", "when", "action", "version", "share", "by", "reason")
     show(found, as_json, lambda _: table(headings, rows, empty="The base model was never replaced."))
 
 
 @app.command("status")
 def status(context: typer.Context, as_json: Json = False) -> None:
-    """Show which version is served, since when, and which others answer at once."""
+    """Show which version is served, since when, which canary runs, and which others answer at once."""
     found = status_command.fetch(session_of(context))
-    data = {name: found[name] for name in ("served", "answering", "resident", "health")}
+    data = {name: found[name] for name in ("served", "canary", "answering", "resident", "health")}
     served = data["served"]
     lines = [
         ("served", f"{served['version']} ({served['name']})"),
         ("since", moment(served["since"])),
         ("put there by", served["action"]),
+        ("canary", status_command.canary_line(data["canary"])),
         ("answering", data["answering"]),
         ("loaded", ", ".join(str(number) for number in data["resident"])),
         ("health", data["health"]),
     ]
     show(data, as_json, lambda _: pairs(lines))
+
+
+@app.command("canary")
+def canary(
+    context: typer.Context,
+    version: Annotated[int, typer.Argument(metavar="N", min=1, help="A version that passed the gate.")],
+    share: Annotated[
+        float, typer.Option(parser=_share, metavar="SHARE", help="Part of the conversations, as 0.1 for a tenth.")
+    ],
+    for_seconds: Annotated[
+        float | None,
+        typer.Option("--for", parser=_seconds, metavar="TIME", help="End by itself after 90s, 30m, 2h or 1d."),
+    ] = None,
+    reason: Reason = DEFAULT_REASON,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Let version N answer a share of the conversations; each conversation stays on its side."""
+    session = session_of(context)
+
+    def work(connection: Connection) -> Any:
+        from selflearn.versions import start_canary
+
+        return start_canary(
+            connection,
+            version=version,
+            share=share,
+            for_seconds=for_seconds,
+            reason=reason,
+            state=session.settings.state,
+            dry_run=dry_run,
+            **_by_operator(session),
+        )
+
+    body = {"version": version, "share": share, "for_seconds": for_seconds, "reason": reason, "dry_run": dry_run}
+    done = _order(session, "/admin/rollouts/canary", body, work)
+    answers = "would answer" if dry_run else "answers"
+    message(f"Version {version} {answers} {share:.4g} of the conversations, version {done['served']} the others.")
+    lines = [("canary", version), ("share", share), ("until", moment(done["until"])), ("served", done["served"])]
+    show(done, as_json, lambda _: pairs(lines))
+
+
+@app.command("promote")
+def promote(
+    context: typer.Context,
+    version: Annotated[
+        int | None, typer.Argument(metavar="[N]", min=1, help="A version that passed the gate; the canary if left out.")
+    ] = None,
+    reason: Reason = DEFAULT_REASON,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Serve version N, or the canary, to everyone."""
+    session = session_of(context)
+
+    def work(connection: Connection) -> Any:
+        from selflearn.versions import promote as promote_here
+
+        state = session.settings.state
+        return promote_here(
+            connection, version=version, reason=reason, state=state, dry_run=dry_run, **_by_operator(session)
+        )
+
+    body = {"version": version, "reason": reason, "dry_run": dry_run}
+    _show_change(_order(session, "/admin/rollouts/promote", body, work), as_json, "promote")
+
+
+@app.command("abort")
+def abort(
+    context: typer.Context, reason: Reason = DEFAULT_REASON, dry_run: DryRun = False, as_json: Json = False
+) -> None:
+    """End the canary: what is served answers everyone."""
+    session = session_of(context)
+
+    def work(connection: Connection) -> Any:
+        from selflearn.versions import abort_canary
+
+        return abort_canary(connection, reason=reason, dry_run=dry_run, **_by_operator(session))
+
+    done = _order(session, "/admin/rollouts/abort", {"reason": reason, "dry_run": dry_run}, work)
+    ends = "would end" if dry_run else "has ended"
+    message(f"The canary, version {done['version']}, {ends}; version {done['served']} answers everyone.")
+    show(done, as_json, lambda data: pairs([("served", data["served"])]))
 
 
 @app.command("undo")
@@ -92,30 +198,35 @@ def rollback(
 def go_back(context: typer.Context, to: int | None, reason: str, dry_run: bool, as_json: bool) -> None:
     """What ``rollback`` and ``rollout undo`` share."""
     session = session_of(context)
+
+    def work(connection: Connection) -> Any:
+        from selflearn.versions import roll_back
+
+        state = session.settings.state
+        return roll_back(connection, to=to, reason=reason, state=state, dry_run=dry_run, **_by_operator(session))
+
     body = {"to": to, "reason": reason, "dry_run": dry_run}
+    _show_change(_order(session, "/admin/rollback", body, work), as_json, "go back")
+
+
+def _order(session: Session, path: str, body: dict[str, Any], work: Callable[[Connection], Any]) -> dict[str, Any]:
+    """Has the daemon do it, or does ``work`` on the database; a daemon follows that when it next looks or starts."""
 
     def local(store: Store) -> dict[str, Any]:
-        return _go_back_here(store, session.settings.state, session.learner, to, reason, dry_run)
+        done = work(store.connection()) if body["dry_run"] else store.write(work)
+        return {**asdict(done), "dry_run": body["dry_run"]}
 
-    done = session.either(lambda: session.call("POST", "/admin/rollback", body, timeout=ROLLBACK_SECONDS), local)
-    would = "Would go" if dry_run else "Went"
-    message(f"{would} from version {done['from_version']} back to version {done['to_version']}.")
-    show(done, as_json, lambda data: pairs([("served", data["from_version" if dry_run else "to_version"])]))
+    return session.either(lambda: session.call("POST", path, body, timeout=ORDER_SECONDS), local)
 
 
-def _go_back_here(
-    store: Store, state: Path, learner: str, to: int | None, reason: str, dry_run: bool
-) -> dict[str, Any]:
-    """Writes the rollout into the state directory; a daemon follows it when it next looks or starts."""
-    from selflearn.versions import roll_back, served, undo_target, verify_registered
+def _by_operator(session: Session) -> dict[str, Any]:
+    return {"learner": session.learner, "actor": f"operator:{pwd.getpwuid(os.getuid()).pw_name}"}
 
-    if dry_run:
-        connection = store.connection()
-        target = undo_target(connection, learner, to)
-        verify_registered(connection, state, target)
-        return {"from_version": served(connection, learner), "to_version": target, "dry_run": True}
-    actor = f"operator:{pwd.getpwuid(os.getuid()).pw_name}"
-    done = store.write(
-        lambda connection: roll_back(connection, learner=learner, to=to, actor=actor, reason=reason, state=state)
-    )
-    return {"from_version": done.from_version, "to_version": done.to_version, "dry_run": False}
+
+def _show_change(done: dict[str, Any], as_json: bool, what: str) -> None:
+    before, after = done["from_version"], done["to_version"]
+    if done["dry_run"]:
+        message(f"Would {what}: from version {before} to version {after}.")
+    else:
+        message(f"Version {after} is served now, before it was version {before}.")
+    show(done, as_json, lambda _: pairs([("served", before if done["dry_run"] else after)]))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from selflearn.errors import DaemonUnreachable, SelflearnError
+from selflearn.errors import ConfigurationError, DaemonUnreachable, SelflearnError
 
 if TYPE_CHECKING:
     import httpx
@@ -22,6 +24,10 @@ T = TypeVar("T")
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 30.0
 ACTOR = "operator"
+KEY_VARIABLE = "SELFLEARN_API_KEY"
+KEY_HINT = f" Put your key into {KEY_VARIABLE}, or name its file with --key-file or api.client_key_file."
+UNAUTHORIZED, FORBIDDEN = 401, 403
+_KEY = re.compile(r"[!-~]{1,500}")
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound to
 
 
@@ -32,6 +38,7 @@ class Session:
     state_flag: Path | None
     config_file: Path | None
     url_flag: str | None
+    key_file_flag: Path | None = None
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -51,6 +58,18 @@ class Session:
         serving = self.settings.serving
         host = "127.0.0.1" if serving.host in _ANY_ADDRESS else serving.host
         return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
+
+    @functools.cached_property
+    def headers(self) -> dict[str, str]:
+        """What every request carries: the key, from ``--key-file``, SELFLEARN_API_KEY or api.client_key_file."""
+        if self.key_file_flag is not None:
+            key = _read_key(self.key_file_flag)
+        elif not (key := os.environ.get(KEY_VARIABLE, "")):
+            configured = self.settings.api.client_key_file
+            key = "" if configured is None else _read_key(configured)
+        if key and not _KEY.fullmatch(key):
+            raise ConfigurationError("What should be a key is none; expected one word, as 'selflearn keys add' prints.")
+        return {"authorization": f"Bearer {key}"} if key else {}
 
     def call(self, method: str, path: str, body: object = None, timeout: float = READ_SECONDS) -> dict[str, Any]:
         """Sends one request to the daemon and returns its JSON answer.
@@ -107,6 +126,8 @@ class Session:
         import httpx
 
         response = self._send(httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS), "GET", "/admin/status", None)
+        if response.status_code == FORBIDDEN:
+            return None  # only operators are told
         found = _checked(response).get("state")
         return None if found is None else str(found)
 
@@ -115,7 +136,7 @@ class Session:
 
         try:
             # Proxies of the environment are for the internet, not for a daemon of ours.
-            with httpx.Client(timeout=timeout, trust_env=False) as client:
+            with httpx.Client(timeout=timeout, trust_env=False, headers=self.headers) as client:
                 return client.request(method, self.url + path, json=body)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise DaemonUnreachable(
@@ -137,7 +158,14 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
         raise DaemonUnreachable(
             f"{response.url} answers {response.status_code}, but not as selflearn does. Check --url."
         ) from None
-    raise SelflearnError(text)
+    raise SelflearnError(text + (KEY_HINT if response.status_code == UNAUTHORIZED else ""))
+
+
+def _read_key(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The file {file} with the key to send cannot be read: {error}.") from error
 
 
 def session_of(context: typer.Context) -> Session:

@@ -42,6 +42,7 @@ def _stopped(session: Session, store: Store) -> dict[str, Any]:
         "resident": [],
         "requests": {"running": 0, "waiting": 0},
         "served": overview.served(store, session.learner),
+        "canary": overview.canary(store, session.learner),
         "counts": counts(store, session.learner),
         "learning": overview.learning(store, session.learner, settings.learning),
     }
@@ -65,7 +66,17 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, Cell]]:
     ]
     if found["daemon"] and found["answering"] is not None and found["answering"] != served["version"]:
         lines.insert(2, ("answering", f"version {found['answering']}, until version {served['version']} is loaded"))
+    if found["canary"] is not None:
+        lines.insert(2, ("canary", canary_line(found["canary"])))
     return lines + learning_lines(found["learning"])
+
+
+def canary_line(canary: dict[str, Any] | None) -> str:
+    """Which version tries which share of the conversations, and for how long."""
+    if canary is None:
+        return "none"
+    end = "it is promoted or aborted" if canary["until"] is None else moment(canary["until"])
+    return f"version {canary['version']} ({canary['name']}), {canary['share']:.4g} of the conversations, until {end}"
 
 
 def _served(served: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import signal
@@ -12,52 +13,74 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
+from starlette.applications import Starlette
 
 from selflearn import overview
 from selflearn.api.app import create_app
+from selflearn.api.connections import server_config
+from selflearn.api.keyring import Keyring, read_keyring
+from selflearn.api.origins import LOOPBACK
 from selflearn.api.services import Services
-from selflearn.config import ServingSettings, Settings
+from selflearn.config import ApiSettings, Settings
 from selflearn.daemon.composition import composed
 from selflearn.daemon.updates import Updates
 from selflearn.errors import ConfigurationError, SelflearnError, StateError, StateInUse
 from selflearn.monitoring import configure
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-KEEP_RESIDENT = 1
 FIRST_LOOK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-def run(settings: Settings, now: Callable[[], float] = time.time) -> int:
-    """Serves until a signal; returns the exit code: 0 after a clean end, 1 if it could not start or broke."""
+def run(settings: Settings, now: Callable[[], float] = time.time, reread: Callable[[], Settings] | None = None) -> int:
+    """Serves until a signal; returns the exit code: 0 after a clean end, 1 if it could not start or broke.
+
+    SIGHUP takes keys and limits (``api``) anew, from the settings that ``reread`` returns.
+    """
     configure(settings.logging.level, settings.logging.format)
+    if not os.isatty(0):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is listened to: it must not end what is starting
     try:
-        with _address(settings.serving) as listening, _state_directory(settings.state) as state:
-            asyncio.run(_serve(settings, state, listening, now))
+        keyring = _keyring(settings.serving.host, settings.api)
+        with _address(settings) as listening, _state_directory(settings.state) as state:
+            asyncio.run(_serve(settings, keyring, state, listening, now, reread or (lambda: settings)))
     except SelflearnError as error:
         print(f"selflearn: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def _keyring(host: str, api: ApiSettings) -> Keyring | None:
+    """The keys that are let in; None, for all, only on loopback."""
+    if api.keys_file is not None:
+        return read_keyring(api.keys_file)
+    if host in LOOPBACK:
+        return None
+    raise ConfigurationError(
+        f"serving.host is {host!r}, but there are no keys: whoever reaches it could do anything. Make keys with "
+        "'selflearn keys add NAME --role ROLE --keys-file FILE' and name the file in api.keys_file, or listen on a "
+        f"loopback address ({', '.join(LOOPBACK)})."
+    )
+
+
 @contextlib.contextmanager
-def _address(serving: ServingSettings) -> Iterator[socket.socket]:
+def _address(settings: Settings) -> Iterator[socket.socket]:
     """Takes the port before anything slow happens, so that a port in use is told at once."""
-    if serving.host not in LOOPBACK:
-        raise ConfigurationError(
-            f"serving.host is {serving.host!r}, but requests need no key yet: only a loopback address "
-            f"({', '.join(LOOPBACK)}) is safe. Put a reverse proxy with authentication before it."
-        )
+    serving = settings.serving
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small pieces at once (TCP_NODELAY) only on sockets that name their protocol: else tokens wait for it
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: what was sent last and is never read, or went to a machine that is gone, is given up.
+        milliseconds = int(settings.api.send_timeout_seconds * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listening.bind((serving.host, serving.port))
         listening.listen(128)
     except OSError as error:
@@ -96,14 +119,22 @@ def _state_directory(state: Path) -> Iterator[Path]:
         yield state.resolve()
 
 
-async def _serve(settings: Settings, state: Path, listening: socket.socket, now: Callable[[], float]) -> None:
+async def _serve(
+    settings: Settings,
+    keyring: Keyring | None,
+    state: Path,
+    listening: socket.socket,
+    now: Callable[[], float],
+    reread: Callable[[], Settings],
+) -> None:
     async with composed(settings, state, now) as daemon:
         host, port = listening.getsockname()[:2]
-        server = _server(daemon.services, settings.serving)
-        _listen_to_signals(server, daemon.updates)
+        app = create_app(replace(daemon.services, keyring=keyring))
+        server = _server(app, settings.serving.drain_seconds)
+        _listen_to_signals(server, daemon.updates, functools.partial(_reload, app, reread))
         scheduler = _scheduler(daemon.updates, settings)
         follower = asyncio.create_task(daemon.rollouts.follow_forever())
-        _say_hello(f"http://{f'[{host}]' if ':' in host else host}:{port}", daemon.services, settings)
+        _say_hello(f"http://{f'[{host}]' if ':' in host else host}:{port}", app.state.services, settings)
         try:
             await server.serve(sockets=[listening])
         finally:
@@ -119,20 +150,30 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(services: Services, serving: ServingSettings) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            create_app(services),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=int(serving.drain_seconds) + 1,
-        )
-    )
+def _server(app: Starlette, drain_seconds: float) -> _Server:
+    return _Server(server_config(app, timeout_graceful_shutdown=int(drain_seconds) + 1))
 
 
-def _listen_to_signals(server: _Server, updates: Updates) -> None:
-    """The first SIGTERM or SIGINT ends gracefully, a second one at once."""
+def _reload(app: Starlette, reread: Callable[[], Settings]) -> None:
+    """Takes keys and limits anew for requests to come; if anything is wrong with them, the old ones stay."""
+    services: Services = app.state.services
+    try:
+        api = reread().api
+        keyring = _keyring(services.serving.host, api)
+    except SelflearnError as error:
+        logger.error("keys and limits not reloaded, the old ones stay: %s", error)
+        return
+    app.state.services = replace(services, api=api, keyring=keyring)
+    keys = 0 if keyring is None else len(keyring.keys)
+    logger.info("keys and limits reloaded", extra={"fields": {"keys": keys}})
+
+
+def _listen_to_signals(server: _Server, updates: Updates, reload: Callable[[], None]) -> None:
+    """The first SIGTERM or SIGINT ends gracefully, a second one at once.
+
+    SIGHUP reloads; that of a terminal that was closed ends, too.
+    """
+    on_terminal = os.isatty(0)
 
     def on_signal(number: signal.Signals) -> None:
         if server.should_exit:
@@ -143,9 +184,16 @@ def _listen_to_signals(server: _Server, updates: Updates) -> None:
         server.should_exit = True
         updates.interrupt()
 
+    def on_hangup() -> None:
+        if on_terminal and not os.isatty(0):
+            on_signal(signal.SIGHUP)
+        else:
+            reload()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
 
 
 def _scheduler(updates: Updates, settings: Settings) -> BackgroundScheduler:
@@ -167,7 +215,7 @@ def _scheduler(updates: Updates, settings: Settings) -> BackgroundScheduler:
 
 def _say_hello(url: str, services: Services, settings: Settings) -> None:
     version = overview.served(services.store, services.learner)["name"]
-    lines = (
+    lines = [
         f"selflearn serves {services.model_name} ({version}) at {url}",
         f"  chat       curl {url}/v1/chat/completions -H 'content-type: application/json' \\",
         '               -d \'{"model": "selflearn", "messages": [{"role": "user", "content": "Hello!"}]}\'',
@@ -175,5 +223,7 @@ def _say_hello(url: str, services: Services, settings: Settings) -> None:
         f"  learns     by itself from {settings.learning.min_examples} corrections on, or: selflearn learn now --wait",
         "  watch      selflearn status          undo: selflearn rollback",
         "  end        Ctrl-C",
-    )
+    ]
+    if services.keyring is not None:
+        lines.append(f"  keys       {len(services.keyring.keys)}; requests need -H 'authorization: Bearer KEY'")
     print("\n".join(lines), flush=True)

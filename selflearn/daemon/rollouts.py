@@ -1,31 +1,62 @@
-"""Keeps what is served equal to the last row of the rollout log.
+"""Keeps what is served equal to the rollout log.
 
 A row may come from an update, from an operator over HTTP, or from the command line while the daemon runs: whoever
-appends it, this module sees it and makes it true. A version that cannot be served is answered by another row.
+appends it, this module sees it and makes it true. A version that cannot be served is answered by another row, and
+what was served before goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selflearn import overview
-from selflearn.errors import EngineError, SelflearnError, VersionDamaged, VersionError
+from selflearn.errors import (
+    EngineError,
+    EngineUnavailable,
+    ProofFailed,
+    SelflearnError,
+    VersionDamaged,
+    VersionError,
+)
 from selflearn.failpoints import reach
 from selflearn.monitoring import Metrics
 from selflearn.serving import Engine, Generation, Traffic
 from selflearn.store import Store
-from selflearn.versions import append, roll_back, served, undo_target, verify_registered, version_directory
-from selflearn.versions.rollouts import lineage
+from selflearn.versions import (
+    Canary,
+    abort_broken,
+    abort_canary,
+    append,
+    end_expired,
+    note,
+    promote,
+    roll_back,
+    running_canary,
+    served,
+    start_canary,
+    verify_registered,
+    version_directory,
+)
+from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
 FOLLOW_SECONDS = 1.0
-ACTOR = "selflearn"
+PATIENCE_SECONDS = 120.0  # how long a new version waits for an engine that is away
 
 logger = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """What the log says: the version that is served, and the canary beside it."""
+
+    version: int
+    canary: Canary | None
 
 
 class Rollouts:
@@ -45,11 +76,15 @@ class Rollouts:
         self._store, self._learner, self._state = store, learner, state
         self._engine, self._traffic, self._metrics, self._now = engine, traffic, metrics, now
         self._changing = asyncio.Lock()
+        # A canary is loaded under a lock of its own, so that a rollback need not wait for it. Taken before the other.
+        self._starting_canary = asyncio.Lock()
 
     async def follow(self) -> None:
-        """Makes the last rollout row true; does nothing when it is. Raises only if not even the base can be served."""
+        """Makes the log true; does nothing when it is. Raises only if not even the base can be served."""
         async with self._changing:
             await self._make_true()
+            await self._keep_base()
+        await self._follow_canary()
 
     async def follow_forever(self) -> None:
         """Looks at the log every second, until cancelled."""
@@ -59,30 +94,84 @@ class Rollouts:
                 await self.follow()
             except SelflearnError as error:
                 logger.error("what the rollout log says cannot be served: %s", error)
+            except Exception:  # nothing may end the one who follows the log
+                logger.exception("the rollout log cannot be followed")
+
+    # What operators order
 
     async def roll_back(self, to: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
         """Serves version ``to`` (None: the one before) and returns once it takes all new requests."""
-        async with self._changing:
-            if dry_run:
-                return await asyncio.to_thread(self._rehearse, to)
-            change = await asyncio.to_thread(
-                self._store.write,
-                lambda connection: roll_back(
-                    connection,
-                    learner=self._learner,
-                    to=to,
-                    actor=actor,
-                    reason=reason,
-                    state=self._state,
-                    now=self._now,
-                ),
+
+        def work(connection: sqlite3.Connection) -> Any:
+            return roll_back(
+                connection, learner=self._learner, to=to, actor=actor, reason=reason, **self._options(dry_run)
             )
+
+        done = await self._carry_out("rolled back", work, actor, dry_run)
+        if not dry_run:
             self._metrics.rollbacks.labels("operator").inc()
-            logger.warning(
-                "rolled back", extra={"fields": {"from": change.from_version, "to": change.to_version, "actor": actor}}
+        return done
+
+    async def promote(self, version: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+        """Serves a registered version (None: the canary) and returns once it takes all new requests."""
+
+        def work(connection: sqlite3.Connection) -> Any:
+            return promote(
+                connection, learner=self._learner, version=version, actor=actor, reason=reason, **self._options(dry_run)
             )
-            await self._make_true()
-            return {"from_version": change.from_version, "to_version": change.to_version, "dry_run": False}
+
+        return await self._carry_out("promoted", work, actor, dry_run)
+
+    async def start_canary(
+        self, version: int, share: float, for_seconds: float | None, actor: str, reason: str, dry_run: bool
+    ) -> dict[str, Any]:
+        """Lets a version answer a share of the conversations, and returns once it does."""
+
+        def work(connection: sqlite3.Connection) -> Any:
+            return start_canary(
+                connection,
+                learner=self._learner,
+                version=version,
+                share=share,
+                for_seconds=for_seconds,
+                actor=actor,
+                reason=reason,
+                **self._options(dry_run),
+            )
+
+        done = await self._carry_out("canary started", work, actor, dry_run)
+        if not dry_run and (problem := await self._follow_canary()) is not None:
+            raise problem
+        return done
+
+    async def abort_canary(self, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+        """Ends the canary and returns once what is served takes all new requests."""
+
+        def work(connection: sqlite3.Connection) -> Any:
+            return abort_canary(
+                connection, learner=self._learner, actor=actor, reason=reason, now=self._now, dry_run=dry_run
+            )
+
+        return await self._carry_out("canary aborted", work, actor, dry_run)
+
+    def _options(self, dry_run: bool) -> dict[str, Any]:
+        return {"state": self._state, "now": self._now, "dry_run": dry_run}
+
+    async def _carry_out(
+        self, what: str, work: Callable[[sqlite3.Connection], Any], actor: str, dry_run: bool
+    ) -> dict[str, Any]:
+        """Writes an order into the log and makes it true, or rehearses it; raises when it could not be made true."""
+        if dry_run:
+            return {**asdict(await asyncio.to_thread(lambda: work(self._store.connection()))), "dry_run": True}
+        async with self._changing:
+            done = asdict(await asyncio.to_thread(self._store.write, work))
+            logger.warning("%s", what, extra={"fields": {**done, "actor": actor}})
+            problem = await self._make_true()
+        if problem is not None:
+            raise problem
+        return {**done, "dry_run": False}
+
+    # What updates bring
 
     async def introduce(self, generation: Generation, register: Callable[[], None]) -> None:
         """Puts an opened and proven generation into service, with ``register`` making it durable first."""
@@ -90,54 +179,116 @@ class Rollouts:
         async with self._changing:
             await asyncio.to_thread(register)
             reach("before-swap")
+            await self._traffic.end_canary()  # as its row says now
             await self._put_into_service(generation, started)
 
-    def _rehearse(self, to: int | None) -> dict[str, Any]:
-        connection = self._store.connection()
-        target = undo_target(connection, self._learner, to)
-        verify_registered(connection, self._state, target)
-        return {"from_version": served(connection, self._learner), "to_version": target, "dry_run": True}
+    def open_unregistered(self, version: int, directory: Path) -> Generation:
+        """Loads and proves a version that no rollout names yet; blocking. What fails is written down and raised."""
+        try:
+            return self._load_patiently(version, directory)
+        except (VersionError, EngineError) as error:
+            self._count(error)
+            problem = str(error)
+            self._store.write(
+                lambda connection: note(
+                    connection,
+                    learner=self._learner,
+                    version=version,
+                    action="fail",
+                    actor=ACTOR,
+                    reason=problem,
+                    at=self._now(),
+                )
+            )
+            raise
 
-    async def _make_true(self) -> None:
+    # What the log says
+
+    def _wanted(self) -> Wanted:
+        connection = self._store.connection()
+        return Wanted(served(connection, self._learner), running_canary(connection, self._learner, self._now()))
+
+    async def _make_true(self) -> SelflearnError | None:
+        """Serves what the log says; returns why a version that it said could not be served, None if all could."""
+        problem: SelflearnError | None = None
         while True:
             wanted = await asyncio.to_thread(self._wanted)
-            current = self._traffic.current
-            if current is not None and current.version == wanted and current.alive:
-                return
+            await self._drop_canary(wanted)
+            if self._serves(wanted.version):
+                return problem
             try:
-                started = time.monotonic()
-                await self._put_into_service(await self._generation_of(wanted), started)
+                await self._serve(wanted.version)
+            except EngineUnavailable:  # the version is not to blame: whoever follows the log tries again
+                raise
             except (VersionError, EngineError) as error:
-                if wanted == 0:
+                if wanted.version == 0:
                     raise
-                logger.error("version %d cannot be served: %s", wanted, error)
-                await asyncio.to_thread(self._recover_from, wanted, str(error))
+                problem = error
+                logger.error("version %d cannot be served: %s", wanted.version, error)
+                await asyncio.to_thread(self._recover_from, wanted.version, str(error))
 
-    def _wanted(self) -> int:
-        return served(self._store.connection(), self._learner)
+    async def _keep_base(self) -> None:
+        """Lets the base answer to its own name, whatever is served: without an adapter it costs nothing."""
+        if self._resident(0) is None:
+            await self._traffic.add(await asyncio.to_thread(self.open, 0))
 
-    async def _generation_of(self, version: int) -> Generation:
-        resident = self._traffic.resident(version)
-        if resident is not None and resident.alive:
-            return resident
-        return await asyncio.to_thread(self.open, version)
+    def _serves(self, version: int) -> bool:
+        current = self._traffic.current
+        if current is None or current.version != version:
+            return False
+        if not current.alive:
+            logger.error("version %d died while it was served; it is opened anew", version)
+            self._metrics.version_failures.labels("died").inc()
+        return current.alive
+
+    async def _serve(self, version: int) -> None:
+        started = time.monotonic()
+        if (resident := self._resident(version)) is not None:
+            await self._put_into_service(resident, started)
+            return
+        generation = await asyncio.to_thread(self.open, version)
+        if (await asyncio.to_thread(self._wanted)).version == version:
+            await self._put_into_service(generation, started)
+        else:  # the log went on while it was loaded
+            await generation.close(0.0)
+
+    def _resident(self, version: int) -> Generation | None:
+        found = self._traffic.resident(version)
+        return found if found is not None and found.alive else None
 
     def open(self, version: int) -> Generation:
-        """Verifies, loads and proves a version; blocking. Raises ``VersionDamaged`` or ``ProofFailed``."""
-        if version == 0:
-            return self._engine.open_generation(0, None)
-        verify_registered(self._store.connection(), self._state, version)
-        return self._engine.open_generation(version, version_directory(self._state, version))
+        """Verifies, loads and proves a version; blocking. Raises ``VersionError`` or ``EngineError``, and counts it."""
+        try:
+            verify_registered(self._store.connection(), self._state, version)
+            return self._load(version, version_directory(self._state, version) if version else None)
+        except (VersionError, EngineError) as error:
+            self._count(error)
+            raise
 
-    def open_unregistered(self, version: int, directory: Path) -> Generation:
-        """Loads and proves a version that no rollout names yet; blocking. Raises ``ProofFailed``."""
-        return self._engine.open_generation(version, directory)
+    def _load(self, version: int, directory: Path | None) -> Generation:
+        try:
+            return self._engine.open_generation(version, directory)
+        except SelflearnError:
+            raise
+        except Exception as error:  # whatever a library raises, as when memory runs out: what is served goes on
+            raise EngineError(f"Version {version} could not be opened: {type(error).__name__}: {error}.") from error
+
+    def _load_patiently(self, version: int, directory: Path) -> Generation:
+        """Waits a while for an engine that is away: training took longer than it takes to come back."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._load(version, directory)
+            except EngineUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(FOLLOW_SECONDS)
 
     async def _put_into_service(self, generation: Generation, started: float) -> None:
-        await self._traffic.swap(generation)
+        sha256 = await asyncio.to_thread(overview.weights_sha256, self._store, self._learner, generation.version)
+        await self._traffic.swap(generation)  # nothing may fail after it: the caller would close what is served
         seconds = time.monotonic() - started
         self._metrics.swap_duration.observe(seconds)
-        sha256 = await asyncio.to_thread(overview.weights_sha256, self._store, self._learner, generation.version)
         self._metrics.set_served(generation.version, sha256)
         logger.info("now serving", extra={"fields": {"version": generation.version, "seconds": seconds}})
 
@@ -148,7 +299,7 @@ class Rollouts:
         if fallback is None:
             fallback = self._intact_ancestor(broken)
 
-        def work(connection: Any) -> None:
+        def work(connection: sqlite3.Connection) -> None:
             reason = f"version {broken} cannot be served: {problem}"
             append(
                 connection,
@@ -172,3 +323,73 @@ class Rollouts:
                 continue
             return ancestor
         return 0
+
+    def _count(self, error: SelflearnError) -> None:
+        if isinstance(error, EngineUnavailable):
+            return  # no failure of a version
+        damaged, proof = isinstance(error, VersionDamaged), isinstance(error, ProofFailed)
+        self._metrics.version_failures.labels("damaged" if damaged else "proof" if proof else "engine").inc()
+
+    # The canary
+
+    async def _drop_canary(self, wanted: Wanted) -> None:
+        """Ends a canary that the log does not want any more, and writes down the end of one whose time is up."""
+        present = self._traffic.canary
+        kept = {wanted.version} if wanted.canary is None else {wanted.version, wanted.canary.version}
+        if present is not None and present.version not in kept:
+            await self._traffic.end_canary()
+            logger.info("the canary has ended", extra={"fields": {"version": present.version}})
+        if wanted.canary is None:
+            await asyncio.to_thread(self._note_end)
+
+    def _note_end(self) -> None:
+        last, at = last_canary(self._store.connection(), self._learner), self._now()
+        if last is not None and last.is_over(at):
+            self._store.write(lambda connection: end_expired(connection, self._learner, at))
+
+    async def _follow_canary(self) -> SelflearnError | None:
+        """Lets the canary of the log answer its share; if it cannot, ends it there and returns why."""
+        async with self._starting_canary:
+            while True:
+                wanted = (await asyncio.to_thread(self._wanted)).canary
+                if wanted is None or self._tries(wanted):
+                    return None
+                try:
+                    await self._introduce_canary(wanted)
+                except EngineUnavailable as error:  # the canary is not to blame: it is tried again
+                    return error
+                except (VersionError, EngineError) as error:
+                    await self._abort_broken(wanted, error)
+                    return error
+
+    def _tries(self, wanted: Canary) -> bool:
+        present = self._traffic.canary
+        if present is None or present.version != wanted.version:
+            return False
+        return present.alive and self._traffic.canary_share == wanted.share
+
+    async def _introduce_canary(self, wanted: Canary) -> None:
+        present = self._traffic.canary
+        if present is not None and present.version == wanted.version and not present.alive:
+            self._metrics.version_failures.labels("died").inc()
+            raise EngineError(f"Version {wanted.version} died while it was the canary.")
+        opened = None if self._resident(wanted.version) else await asyncio.to_thread(self.open, wanted.version)
+        async with self._changing:
+            await self._make_true()
+            generation = self._resident(wanted.version) or opened
+            # The log or the traffic may have gone on while it was loaded: then whoever called this looks again.
+            if generation is not None and (await asyncio.to_thread(self._wanted)).canary == wanted:
+                await self._traffic.set_canary(generation, wanted.share)
+                fields = {"version": wanted.version, "share": wanted.share, "until": wanted.until}
+                logger.info("a canary answers", extra={"fields": fields})
+        if opened is not None and self._traffic.resident(wanted.version) is not opened:
+            await opened.close(0.0)
+
+    async def _abort_broken(self, broken: Canary, error: SelflearnError) -> None:
+        logger.error("the canary, version %d, has ended: %s", broken.version, error)
+        await asyncio.to_thread(
+            self._store.write,
+            lambda connection: abort_broken(connection, self._learner, broken, str(error), self._now),
+        )
+        async with self._changing:
+            await self._make_true()

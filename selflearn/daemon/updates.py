@@ -120,12 +120,12 @@ class Updates:
             self._thread.start()
         return running.update
 
-    def pause(self) -> None:
+    def pause(self, actor: str) -> None:
         """No update starts by itself until :meth:`resume`; one that runs goes on."""
-        overview.set_paused(self._store, True, actor="operator", now=self._now)
+        overview.set_paused(self._store, True, actor=actor, now=self._now)
 
-    def resume(self) -> None:
-        overview.set_paused(self._store, False, actor="operator", now=self._now)
+    def resume(self, actor: str) -> None:
+        overview.set_paused(self._store, False, actor=actor, now=self._now)
 
     def cancel(self, reason: str = "an operator cancelled it") -> bool:
         """Ends the running update; False when none runs. What is served does not change."""

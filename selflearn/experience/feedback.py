@@ -17,6 +17,7 @@ from selflearn.errors import BadRequest, Conflict
 from selflearn.experience.examples import DOWN_RATED, Added, ExampleKind, Origin, add_example, retire_examples
 from selflearn.experience.recording import load_interaction
 from selflearn.experience.redaction import pseudonym, redact
+from selflearn.models.tools import with_tools
 from selflearn.store import Store, rows
 
 KINDS: Final = ("rating", "correction")
@@ -189,6 +190,9 @@ def _learn_from(
     judging: JudgingSettings,
 ) -> FeedbackReceipt:
     """Turns recorded feedback into an example, or says why none comes of it."""
+    if interaction["parameters"].get("endpoint") == "completions":
+        # Its prompt was continued as it stood; trained as a chat it would be another prompt.
+        return FeedbackReceipt(origin.feedback_id, "ignored", None, "counted; only chats train, this is a completion")
     if given.kind == "correction":
         added = _offer(connection, origin, "correction", interaction, given.text or "", judging)
         return _receipt(origin, added)
@@ -216,7 +220,9 @@ def _offer(
     target: str,
     judging: JudgingSettings,
 ) -> Added:
-    messages = interaction["messages"]
+    parameters = interaction["parameters"]
+    tools = () if parameters.get("tool_choice") == "none" else parameters.get("tools", ())
+    messages = with_tools(interaction["messages"], tools)  # so that it trains on the prompt that was answered
     return add_example(connection, origin, kind=kind, messages=messages, target=target, judging=judging)
 
 

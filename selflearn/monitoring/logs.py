@@ -1,6 +1,7 @@
 """Structured logs on stderr: one line per event, for people (text) or for machines (JSON).
 
 Write ``log.info("update promoted", extra={"fields": {"update": 7}})``; the fields become ``update=7`` or JSON members.
+What is logged while a request is answered has its id too.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)  # of the request that is being answered
 
 
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
@@ -71,7 +75,9 @@ class JsonFormatter(logging.Formatter):
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
     fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, Mapping) else {}
+    own = fields if isinstance(fields, Mapping) else {}
+    request = request_id.get()
+    return own if request is None else {**own, "request_id": request}
 
 
 def _one_line(text: str) -> str:

@@ -6,6 +6,7 @@ Labels are bounded words only: never an id, a text that an operator typed, or a 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
 UPDATE_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)
 UPDATE_OUTCOMES = ("promoted", "refused", "inconclusive", "failed", "cancelled", "interrupted")
+TRACKS = ("stable", "canary", "pinned")
+ANSWER_STATES = ("completed", "failed", "cancelled")
+FAILURES = ("damaged", "proof", "engine", "died")
 EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined")
 
 _log = logging.getLogger(__name__)
@@ -50,6 +54,11 @@ class Metrics:
         self.requests_waiting = self._gauge("requests_waiting", "Chat requests waiting for a place.")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens read from prompts.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self.answers = self._counter(
+            "answers", "Answers by why their version gave them, and by how they ended.", ("track", "state")
+        )
+        for track, state in itertools.product(TRACKS, ANSWER_STATES):
+            self.answers.labels(track, state)
 
     def _register_experience(self) -> None:
         self.interactions = self._counter("interactions", "Interactions recorded durably.")
@@ -87,6 +96,12 @@ class Metrics:
         self.swap_duration = self._histogram(
             "swap_duration_seconds", "Time to load, prove and switch to a version.", LATENCY_BUCKETS
         )
+        self.canary_share = self._gauge("canary_share", "Share of the conversations that a canary answers; 0: none.")
+        self.version_failures = self._counter(
+            "version_failures", "Versions that could not come into service, or died in it.", ("reason",)
+        )
+        for reason in FAILURES:
+            self.version_failures.labels(reason)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, namespace=PREFIX, registry=self.registry)
@@ -121,9 +136,17 @@ class Metrics:
             self.examples.labels(state).set(by_state.get(state, 0))
 
     def observe_answer(
-        self, *, prompt_tokens: int, completion_tokens: int, first_token_seconds: float | None, total_seconds: float
+        self,
+        *,
+        track: str,
+        state: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        first_token_seconds: float | None,
+        total_seconds: float,
     ) -> None:
-        """Counts one finished or cancelled answer. ``first_token_seconds`` is None when no token came."""
+        """Counts one answer that ended, by ``TRACKS`` and ``ANSWER_STATES``; without a first token it has no time."""
+        self.answers.labels(track, state).inc()
         self.prompt_tokens.inc(prompt_tokens)
         self.generation_tokens.inc(completion_tokens)
         self.request_duration.observe(total_seconds)

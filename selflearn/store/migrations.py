@@ -170,6 +170,13 @@ def m001_foundation(database: Database) -> None:
     database.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+@MIGRATIONS()
+def m002_canaries(database: Database) -> None:
+    """What a canary's rollout says besides its version: its share of the conversations, and when it ends by itself."""
+    database.conn.execute("ALTER TABLE rollouts ADD COLUMN share REAL CHECK (share > 0 AND share < 1)")
+    database.conn.execute("ALTER TABLE rollouts ADD COLUMN until REAL")
+
+
 def unknown_steps(database: Database) -> tuple[str, ...]:
     """Names of steps that the file has taken and this program does not know: it was written by a newer one."""
     # An empty database has every step that we know pending.

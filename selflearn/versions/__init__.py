@@ -7,6 +7,7 @@ rollback is a row in the log, so it needs neither a daemon nor a GPU.
 from __future__ import annotations
 
 from selflearn.versions.adapters import seal
+from selflearn.versions.canaries import abort_broken, abort_canary, end_expired, promote, start_canary
 from selflearn.versions.lineage import why
 from selflearn.versions.manifest import ADAPTER, MANIFEST, Manifest, read_manifest, verify, write_manifest
 from selflearn.versions.names import version_directory, version_name, work_directory
@@ -21,10 +22,13 @@ from selflearn.versions.registry import (
     verify_version,
 )
 from selflearn.versions.rollouts import (
-    RollBack,
+    Canary,
+    Change,
     append,
     history,
+    note,
     roll_back,
+    running_canary,
     served,
     undo_target,
     verify_registered,
@@ -34,23 +38,31 @@ from selflearn.versions.rollouts import (
 __all__ = [
     "ADAPTER",
     "MANIFEST",
+    "Canary",
+    "Change",
     "Manifest",
     "Reconciliation",
-    "RollBack",
+    "abort_broken",
+    "abort_canary",
     "append",
     "close_update",
+    "end_expired",
     "ensure_learner",
     "history",
     "list_versions",
+    "note",
     "open_update",
+    "promote",
     "read_manifest",
     "reconcile",
     "register",
     "roll_back",
+    "running_canary",
     "seal",
     "served",
     "served_directory",
     "show_version",
+    "start_canary",
     "undo_target",
     "verify",
     "verify_registered",

@@ -1,4 +1,9 @@
-"""Rollouts: an append-only log whose last row says what is served."""
+"""Rollouts: an append-only log that says what is served, and which version a part of the conversations tries.
+
+The last row that promotes, rolls back or recovers names what is served. A canary runs as long as its row is the last
+one and its time is not up, so every later change of what is served ends it. A row 'fail' changes nothing: it keeps
+why a version did not come into service.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from selflearn.errors import Conflict, NotFound
 from selflearn.experience import derive_states
@@ -17,10 +22,41 @@ from selflearn.versions.manifest import verify
 from selflearn.versions.names import version_directory
 
 Action = Literal["promote", "rollback", "recover"]
+ACTOR: Final = "selflearn"
+TIME_IS_UP: Final = "its time was up"
+
+#: The rollout that decides what is served; the learner is its only parameter.
+LAST_CHANGE: Final = (
+    "SELECT version, action, created_at FROM rollouts"
+    " WHERE learner = ? AND action IN ('promote', 'rollback', 'recover') ORDER BY id DESC LIMIT 1"
+)
+#: The actions that change what is served, and what each of them says when it ends a canary.
+_CHANGES: Final[dict[Action, str]] = {
+    "promote": "version {} was promoted",
+    "rollback": "rolled back to version {}",
+    "recover": "version {} had to take over",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class RollBack:
+class Canary:
+    """A version that a share of the conversations tries. Times are unix seconds; without ``until`` it has no end."""
+
+    rollout: int
+    version: int
+    share: float
+    since: float
+    until: float | None
+    actor: str
+    reason: str
+
+    def is_over(self, at: float) -> bool:
+        """Whether its time is up."""
+        return self.until is not None and at >= self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
     """A change of what is served: from one version to another (0 is the base model)."""
 
     from_version: int
@@ -28,9 +64,37 @@ class RollBack:
 
 
 def served(connection: sqlite3.Connection, learner: str) -> int:
-    """The version that is served: that of the last rollout; 0, the base, if there is none."""
-    found = rows(connection, "SELECT version FROM rollouts WHERE learner = ? ORDER BY id DESC LIMIT 1", (learner,))
+    """The version that is served; 0, the base, if there was no rollout yet."""
+    found = rows(connection, LAST_CHANGE, (learner,))
     return int(found[0]["version"]) if found else 0
+
+
+def running_canary(connection: sqlite3.Connection, learner: str, at: float) -> Canary | None:
+    """The canary that runs at a time, or None."""
+    found = last_canary(connection, learner)
+    return None if found is None or found.is_over(at) else found
+
+
+def last_canary(connection: sqlite3.Connection, learner: str) -> Canary | None:
+    """The canary that no rollout has ended yet, even if its time is up."""
+    found = rows(
+        connection,
+        "SELECT id, version, action, share, created_at, until, actor, reason FROM rollouts"
+        " WHERE learner = ? AND action != 'fail' ORDER BY id DESC LIMIT 1",
+        (learner,),
+    )
+    if not found or found[0]["action"] != "canary":
+        return None
+    row = found[0]
+    return Canary(
+        rollout=row["id"],
+        version=row["version"],
+        share=row["share"],
+        since=row["created_at"],
+        until=row["until"],
+        actor=row["actor"],
+        reason=row["reason"],
+    )
 
 
 def append(
@@ -43,18 +107,55 @@ def append(
     reason: str,
     now: Callable[[], float] = time.time,
 ) -> int:
-    """Appends a rollout and its audit row, derives the examples' states anew, and returns the rollout's id."""
+    """Appends a rollout and its audit row, derives the examples' states anew, and returns the rollout's id.
+
+    A canary that runs is ended by a row of its own before, because what it was compared with is gone; but its own
+    promotion needs no such row.
+    """
     at = now()
     before = served(connection, learner)
     line = lineage(connection, version)
-    cursor = connection.execute(
-        "INSERT INTO rollouts (learner, version, action, actor, reason, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (learner, version, action, actor, reason, at),
+    running = last_canary(connection, learner)
+    if running is not None and (action, version) != ("promote", running.version):
+        end_canary(connection, learner, running, actor=actor, reason=_CHANGES[action].format(version), at=at)
+    rollout = write_row(
+        connection, learner=learner, version=version, action=action, actor=actor, reason=reason, created_at=at
     )
     detail = {"learner": learner, "from": before, "to": version, "reason": reason}
     write_audit(connection, actor=actor, action=f"rollout.{action}", detail=detail, at=at)
     derive_states(connection, learner, line)
-    return int(cursor.lastrowid or 0)
+    return rollout
+
+
+def end_canary(
+    connection: sqlite3.Connection, learner: str, running: Canary, *, actor: str, reason: str, at: float
+) -> None:
+    """Appends the row that ends a canary. If its time is up already, then that is the reason, and nobody's deed."""
+    if running.is_over(at):
+        actor, reason = ACTOR, TIME_IS_UP
+    note(connection, learner=learner, version=running.version, action="abort", actor=actor, reason=reason, at=at)
+
+
+def note(
+    connection: sqlite3.Connection,
+    *,
+    learner: str,
+    version: int,
+    action: Literal["abort", "fail"],
+    actor: str,
+    reason: str,
+    at: float,
+) -> None:
+    """Appends a row that does not change what is served, and its audit row."""
+    write_row(connection, learner=learner, version=version, action=action, actor=actor, reason=reason, created_at=at)
+    detail = {"learner": learner, "version": version, "reason": reason}
+    write_audit(connection, actor=actor, action=f"rollout.{action}", detail=detail, at=at)
+
+
+def write_row(connection: sqlite3.Connection, **row: Any) -> int:
+    """Inserts a rollout, columns by name, and returns its id."""
+    columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+    return int(connection.execute(f"INSERT INTO rollouts ({columns}) VALUES ({marks})", row).lastrowid or 0)
 
 
 def write_audit(connection: sqlite3.Connection, *, actor: str, action: str, detail: dict[str, Any], at: float) -> None:
@@ -67,21 +168,22 @@ def write_audit(connection: sqlite3.Connection, *, actor: str, action: str, deta
 def history(store: Store, learner: str, limit: int = 100) -> list[dict[str, Any]]:
     """The rollouts, latest first."""
     return store.read(
-        "SELECT id, version, action, actor, reason, created_at FROM rollouts WHERE learner = ?"
+        "SELECT id, version, action, share, until, actor, reason, created_at FROM rollouts WHERE learner = ?"
         " ORDER BY id DESC LIMIT ?",
         (learner, limit),
     )
 
 
 def rollouts_of(store: Store, learner: str, version: int) -> list[dict[str, Any]]:
-    """Rollouts to the version, and those that led away from it (``from`` is what was served before)."""
+    """Rollouts of the version, and those that led away from it (``from`` is what was served before)."""
     log = store.read("SELECT * FROM rollouts WHERE learner = ? ORDER BY id", (learner,))
     before = 0
     mentioned: list[dict[str, Any]] = []
     for row in log:
-        if version in (row["version"], before):
+        changes = row["action"] in _CHANGES
+        if row["version"] == version or (changes and before == version):
             mentioned.append({"from": before, **{key: value for key, value in row.items() if key != "learner"}})
-        before = row["version"]
+        before = row["version"] if changes else before
     return mentioned
 
 
@@ -133,18 +235,21 @@ def roll_back(
     reason: str,
     state: Path | None = None,
     now: Callable[[], float] = time.time,
-) -> RollBack:
+    dry_run: bool = False,
+) -> Change:
     """Makes an earlier version (or the base) the served one, in the caller's transaction; no daemon is needed.
 
     With the ``state`` directory given, the target's own files are verified first: :class:`VersionDamaged` then means
-    that nothing changed. Otherwise raises as :func:`undo_target`.
+    that nothing changed. Otherwise raises as :func:`undo_target`. With ``dry_run`` it only checks, and a connection
+    for reading will do.
     """
     target = undo_target(connection, learner, to)
     if state is not None:
         verify_registered(connection, state, target)
     before = served(connection, learner)
-    append(connection, learner=learner, version=target, action="rollback", actor=actor, reason=reason, now=now)
-    return RollBack(from_version=before, to_version=target)
+    if not dry_run:
+        append(connection, learner=learner, version=target, action="rollback", actor=actor, reason=reason, now=now)
+    return Change(from_version=before, to_version=target)
 
 
 def verify_registered(connection: sqlite3.Connection, state: Path, version: int) -> None:
@@ -169,8 +274,8 @@ def unknown_version(version: int) -> NotFound:
 def _pile(connection: sqlite3.Connection, learner: str) -> list[int]:
     """What was served, bottom (the base) to top (now): a rollback to a version takes off all above it."""
     pile = [0]
-    log = rows(connection, "SELECT version FROM rollouts WHERE learner = ? ORDER BY id", (learner,))
-    for version in (int(row["version"]) for row in log):
+    log = rows(connection, "SELECT version, action FROM rollouts WHERE learner = ? ORDER BY id", (learner,))
+    for version in (int(row["version"]) for row in log if row["action"] in _CHANGES):
         if version in pile:
             del pile[pile.index(version) + 1 :]
         else:

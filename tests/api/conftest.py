@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 
 from selflearn.models.base import LoadedBase, load_base
 from tests.api.server import Running, make_adapter, running_server
+from tests.conftest import TOOL_TEMPLATE
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +32,17 @@ def adapter(base: LoadedBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(base: LoadedBase, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that serves the base; a module's tests share it."""
     with running_server(base, adapter, tmp_path_factory.mktemp("state")) as server:
+        server.serve(0)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def calling(base: LoadedBase, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server whose model knows tools; a module's tests share it."""
+    tokenizer = copy.deepcopy(base.tokenizer)
+    tokenizer.chat_template = TOOL_TEMPLATE
+    able = dataclasses.replace(base, tokenizer=tokenizer)
+    with running_server(able, adapter, tmp_path_factory.mktemp("state")) as server:
         server.serve(0)
         yield server
 

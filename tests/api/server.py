@@ -21,17 +21,20 @@ from safetensors.torch import save_file
 
 from selflearn import overview
 from selflearn.api import Services, create_app
+from selflearn.api.connections import server_config
+from selflearn.api.keyring import Keyring
 from selflearn.config import ApiSettings, JudgingSettings, LearningSettings, ServingSettings
+from selflearn.daemon.rollouts import Rollouts
 from selflearn.errors import NotEnoughExamples
 from selflearn.models.adapter import adapter_state, attach_new, probe_logits, save_adapter
 from selflearn.models.base import LoadedBase
-from selflearn.models.chat import probe_ids
+from selflearn.models.chat import probe_ids, stop_ids
 from selflearn.models.views import view_of
 from selflearn.monitoring import Metrics
 from selflearn.serving import Generation, Traffic
 from selflearn.serving.transformers_engine import EngineOptions, TransformersEngine
 from selflearn.store import Store, database_path
-from selflearn.versions import ensure_learner, roll_back, served, undo_target
+from selflearn.versions import ensure_learner
 
 T = TypeVar("T")
 CONTEXT = 512
@@ -52,34 +55,14 @@ class StillLearning:
         found = overview.learning(self.store, LEARNER, LearningSettings())
         return {**found, "running": None, "last": {"update": 1, "state": "failed", "reason": float("nan")}}
 
-    def pause(self) -> None:
-        overview.set_paused(self.store, True, actor="test")
+    def pause(self, actor: str) -> None:
+        overview.set_paused(self.store, True, actor=actor)
 
-    def resume(self) -> None:
-        overview.set_paused(self.store, False, actor="test")
+    def resume(self, actor: str) -> None:
+        overview.set_paused(self.store, False, actor=actor)
 
     def cancel(self) -> bool:
         return False
-
-
-@dataclass
-class Rollouts:
-    """Rollbacks among what is in the store."""
-
-    store: Store
-    state: Path
-
-    async def roll_back(self, to: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
-        def work() -> dict[str, Any]:
-            connection = self.store.connection()
-            before, target = served(connection, LEARNER), undo_target(connection, LEARNER, to)
-            if not dry_run:
-                self.store.write(
-                    lambda write: roll_back(write, learner=LEARNER, to=to, actor=actor, reason=reason, state=self.state)
-                )
-            return {"from_version": before, "to_version": target, "dry_run": dry_run}
-
-        return await asyncio.to_thread(work)
 
 
 @dataclass
@@ -124,11 +107,10 @@ class Running:
         return found
 
     def start(self) -> None:
-        listening = socket.socket()
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # as the daemon's
         listening.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        config = uvicorn.Config(create_app(self.services), log_config=None, lifespan="off")
-        self.server = uvicorn.Server(config)
+        self.server = uvicorn.Server(server_config(create_app(self.services)))
         self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(listening),))
         self.thread.start()
         until(lambda: self.server is not None and self.server.started)
@@ -175,7 +157,13 @@ def make_adapter(base: LoadedBase, directory: Path) -> Path:
 
 @contextlib.contextmanager
 def running_server(
-    base: LoadedBase, adapter: Path, state: Path, *, api: ApiSettings | None = None, max_waiting: int = 128
+    base: LoadedBase,
+    adapter: Path,
+    state: Path,
+    *,
+    api: ApiSettings | None = None,
+    keyring: Keyring | None = None,
+    max_waiting: int = 128,
 ) -> Iterator[Running]:
     """Runs a server on a state directory; nothing serves until ``serve`` is called."""
     options = EngineOptions(cache_tokens=4096, max_concurrent_requests=8)
@@ -183,20 +171,24 @@ def running_server(
     metrics = Metrics()
     with Store.open(database_path(state), on_write_error=metrics.store_write_errors.inc) as store:
         store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="ab" * 32))
+        traffic = Traffic(base.tokenizer, max_waiting=max_waiting, drain_seconds=10.0)
         services = Services(
             store=store,
             learner=LEARNER,
             state=state,
-            traffic=Traffic(base.tokenizer, max_waiting=max_waiting, drain_seconds=10.0),
+            traffic=traffic,
             tokenizer=base.tokenizer,
-            stop_ids=engine.stop_ids,
+            stop_ids=stop_ids(base.tokenizer, base.model),
             context_length=CONTEXT,
             model_name="tiny",
             metrics=metrics,
             learning=StillLearning(store),
-            rollouts=Rollouts(store, state),
+            rollouts=Rollouts(
+                store=store, learner=LEARNER, state=state, engine=engine, traffic=traffic, metrics=metrics
+            ),
             serving=ServingSettings(cache_tokens=4096, default_max_tokens=16),
             api=api or ApiSettings(),
+            keyring=keyring,
             judging=JudgingSettings(),
         )
         running = Running(services, engine, adapter)

@@ -15,6 +15,8 @@ from tests.api.server import Running
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, Any] = {"model": "selflearn", "messages": MESSAGES, "max_tokens": 2}
 JSON_TYPE = {"content-type": "application/json"}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather"}}
+OTHER_TOOL: dict[str, Any] = {"type": "function", "function": {"name": "news"}}
 
 WRONG_BODIES: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"model": None}, 400, "model", "invalid_value"),
@@ -29,9 +31,27 @@ WRONG_BODIES: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"messages": [1]}, 400, "messages[0]", "invalid_value"),
     ({"messages": [{"role": "user"}]}, 400, "messages[0].content", "missing_required_parameter"),
     ({"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content", "invalid_value"),
-    ({"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content", "missing_required_parameter"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+        400,
+        "messages[0].tool_calls[0].function",
+        "missing_required_parameter",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]},
+        400,
+        "messages[0].tool_call_id",
+        "invalid_value",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "1"}}]},
+        400,
+        "messages[0].audio",
+        "invalid_value",
+    ),
     ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0].role", "invalid_value"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role", "invalid_value"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].tool_call_id", "missing_required_parameter"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
         400,
@@ -57,11 +77,36 @@ WRONG_BODIES: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"stop": ""}, 400, "stop", "invalid_value"),
     ({"stop": 5}, 400, "stop", "invalid_value"),
     ({"user": ["ann"]}, 400, "user", "invalid_value"),
-    ({"n": 2}, 400, "n", "unsupported_parameter"),
-    ({"seed": 1}, 400, "seed", "unsupported_parameter"),
-    ({"logprobs": True}, 400, "logprobs", "unsupported_parameter"),
-    ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
+    ({"n": 9}, 400, "n", "invalid_value"),
+    ({"n": 0}, 400, "n", "invalid_value"),
+    ({"seed": 2**63}, 400, "seed", "invalid_value"),
+    ({"seed": 1.5}, 400, "seed", "invalid_value"),
+    ({"logprobs": 1}, 400, "logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "invalid_value"),
+    ({"top_logprobs": 2}, 400, "top_logprobs", "invalid_value"),
+    ({"presence_penalty": 2.1}, 400, "presence_penalty", "invalid_value"),
+    ({"frequency_penalty": "x"}, 400, "frequency_penalty", "invalid_value"),
+    ({"logit_bias": {"5": 101}}, 400, "logit_bias.5", "invalid_value"),
+    ({"logit_bias": {"the": 1}}, 400, "logit_bias.the", "invalid_value"),
+    ({"logit_bias": {"99999": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"metadata": {"a": 1}}, 400, "metadata.a", "invalid_value"),
+    ({"metadata": {str(number): "x" for number in range(17)}}, 400, "metadata", "invalid_value"),
+    ({"stream_options": {"include_usage": True}}, 400, "stream_options", "invalid_value"),
+    ({"stream": True, "stream_options": {"pace": 1}}, 400, "stream_options.pace", "unknown_parameter"),
+    ({"tools": [{"type": "function"}]}, 400, "tools[0].function", "missing_required_parameter"),
+    ({"tools": [{"type": "web_search"}]}, 400, "tools[0].type", "invalid_value"),
+    ({"tools": [TOOL, TOOL]}, 400, "tools", "invalid_value"),
+    ({"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),
+    ({"tools": [TOOL], "tool_choice": OTHER_TOOL}, 400, "tool_choice", "invalid_value"),
+    ({"response_format": {"type": "xml"}}, 400, "response_format", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "missing_required_parameter"),
+    ({"service_tier": "flex"}, 400, "service_tier", "invalid_value"),
+    ({"verbosity": "high"}, 400, "verbosity", "invalid_value"),
+    ({"reasoning_effort": "high"}, 400, "reasoning_effort", "unsupported_parameter"),
+    ({"modalities": ["audio"]}, 400, "modalities", "unsupported_parameter"),
+    ({"functions": [{"name": "f"}]}, 400, "functions", "unsupported_parameter"),
+    ({"prediction": {"type": "content", "content": "x"}}, 400, "prediction", "unsupported_parameter"),
+    ({"web_search_options": {}}, 400, "web_search_options", "unsupported_parameter"),
     ({"frobnicate": 1}, 400, "frobnicate", "unknown_parameter"),
 ]
 
@@ -202,9 +247,9 @@ def test_the_official_client_knows_the_errors(running: Running) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         running.openai.chat.completions.create(model="gpt-4", messages=MESSAGES)
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    with pytest.raises(openai.BadRequestError) as seeded:
-        running.openai.chat.completions.create(**GOOD, seed=1)
-    assert seeded.value.code == "unsupported_parameter"
+    with pytest.raises(openai.BadRequestError) as thoughtful:
+        running.openai.chat.completions.create(**GOOD, reasoning_effort="high")
+    assert thoughtful.value.code == "unsupported_parameter"
 
 
 ANYTHING = st.recursive(
@@ -213,6 +258,7 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 FIELDS = ["messages", "max_tokens", "temperature", "top_p", "stop", "stream", "stream_options", "user", "n", "tools"]
+FIELDS += ["tool_choice", "response_format", "seed", "logprobs", "top_logprobs", "logit_bias", "metadata", "functions"]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
+from starlette.datastructures import Headers
 
+from selflearn.api.exchange import admit
+from selflearn.api.keys import LOCAL
+from selflearn.api.plans import plan_chat
+from selflearn.api.schemas import ChatRequest
 from selflearn.config import ApiSettings
-from tests.api.server import Running, until
+from tests.api.server import CONTEXT, Running, until
 
 MESSAGES: Any = [{"role": "user", "content": "what is the port of the daemon?"}]
 GREEDY: Any = {"model": "selflearn", "messages": MESSAGES, "temperature": 0}
@@ -33,13 +39,17 @@ def test_a_whole_answer(running: Running) -> None:
 
 
 def test_the_row_is_whole_when_the_answer_arrives(running: Running) -> None:
-    answer = running.openai.chat.completions.create(**GREEDY, max_tokens=5, user="ann", stop=["zzzz"])
+    answer = running.openai.chat.completions.create(
+        **GREEDY, max_tokens=5, user="ann", stop=["zzzz"], extra_headers={"x-request-id": "request-7"}
+    )
     row = running.row(answer.id)
     assert row["state"] == "completed"
     assert row["answer"] == answer.choices[0].message.content
     assert (row["version"], row["completion_tokens"], row["finish_reason"]) == (0, 5, "length")
     assert json.loads(row["messages"]) == MESSAGES
     assert json.loads(row["parameters"]) == {
+        "endpoint": "chat",
+        "request_id": "request-7",
         "max_tokens": 5,
         "temperature": 0,
         "top_p": 1.0,
@@ -71,6 +81,36 @@ def test_the_row_is_durable_before_the_first_byte(running: Running) -> None:
     with running.openai.chat.completions.create(**GREEDY, max_tokens=LONG, stream=True) as stream:
         first = next(iter(stream))
         assert running.row(first.id)["state"] == "running"
+
+
+def _generated(running: Running) -> float:
+    return running.services.metrics.registry.get_sample_value("selflearn_generation_tokens_total") or 0.0
+
+
+def test_the_engine_does_not_wait_for_the_database(running: Running, pool: ThreadPoolExecutor) -> None:
+    release, traffic = threading.Event(), running.services.traffic
+    held = running.store.submit(lambda _: release.wait(30))
+    body = {**GREEDY, "max_tokens": 20, "stream": True}
+
+    def ask() -> list[bytes]:
+        with running.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            return list(response.iter_raw())
+
+    before = _generated(running)
+    asked = pool.submit(ask)
+    try:
+        until(lambda: running.services.activity.running == 1)
+        until(lambda: traffic.answers == 0)  # all is generated, and nothing is sent
+        assert _generated(running) == before + 20
+        assert not asked.done()
+        assert running.store.read("SELECT state FROM interactions WHERE state = 'running'") == []
+    finally:
+        release.set()
+    held.result(30)
+    writes = asked.result(30)
+    assert len(writes) < 5  # what is ready leaves together
+    assert writes[-1].endswith(b"data: [DONE]\n\n")
+    assert b"".join(writes).count(b'"content":') > 10
 
 
 def test_stop_texts_end_an_answer(running: Running) -> None:
@@ -122,6 +162,11 @@ def test_every_answer_comes_from_the_version_that_it_names(start: Callable[..., 
     pinned = running.openai.chat.completions.create(**{**GREEDY, "model": "selflearn@0"}, max_tokens=16)
     assert pinned.choices[0].message.content == texts[0]
     assert pinned.model == "selflearn@0"
+    assert [model.id for model in running.openai.models.list()] == ["selflearn", "selflearn@0", "selflearn@7"]
+    served: Any = running.openai.models.retrieve("selflearn")
+    assert (served.version, served.base_model, served.max_model_len) == (7, "tiny", CONTEXT)
+    with pytest.raises(openai.NotFoundError, match="selflearn, selflearn@0, selflearn@7"):
+        running.openai.chat.completions.create(**{**GREEDY, "model": "selflearn@3"})
 
 
 def test_a_swap_breaks_no_stream(start: Callable[..., Running], pool: ThreadPoolExecutor) -> None:
@@ -167,6 +212,21 @@ def test_a_client_that_leaves_a_whole_answer_frees_its_place(running: Running) -
     until(lambda: running.store.read(newest) == [{"state": "cancelled"}])
 
 
+def test_an_exchange_that_nobody_begins_to_read_frees_its_place(running: Running) -> None:
+    services = running.services
+
+    async def leave_at_once() -> str:
+        plan = await plan_chat(services, LOCAL, ChatRequest.model_validate(GREEDY), "request-8", Headers())
+        exchange = await admit(services, plan, None)
+        await exchange.aclose()
+        return plan.interaction_id
+
+    identity = running.call(leave_at_once())
+    assert services.traffic.answers == services.activity.running == 0
+    state = "SELECT state FROM interactions WHERE id = ?"
+    until(lambda: running.store.read(state, (identity,)) == [{"state": "cancelled"}])
+
+
 def test_a_stopping_server_finishes_its_streams(start: Callable[..., Running]) -> None:
     running = start()
     running.serve(0)
@@ -188,7 +248,7 @@ def test_too_many_requests_are_turned_away(start: Callable[..., Running], pool: 
         return running.http.post("/v1/chat/completions", json={**GREEDY, "max_tokens": 200}).status_code
 
     codes = list(pool.map(ask, range(14)))
-    assert set(codes) == {200, 503}
+    assert set(codes) == {200, 429}
     assert running.http.post("/v1/chat/completions", json={**GREEDY, "max_tokens": 2}).status_code == 200
 
 

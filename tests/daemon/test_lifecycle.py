@@ -101,7 +101,7 @@ def test_database_of_a_newer_selflearn(lab: Lab, learned: Learned) -> None:
 def test_address_that_others_can_reach(lab: Lab) -> None:
     state = lab.root / "never-made-either"
     outcome = lab.refused_start(state, "--host", "0.0.0.0")
-    assert_told(outcome, "serving.host is '0.0.0.0'", "reverse proxy with authentication")
+    assert_told(outcome, "serving.host is '0.0.0.0'", "selflearn keys add")
     assert not state.exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from selflearn.monitoring import configure
+from selflearn.monitoring.logs import request_id
 
 
 @pytest.fixture
@@ -31,6 +33,21 @@ def test_text_has_fields_and_one_line(stream: io.StringIO) -> None:
     logging.getLogger("selflearn.daemon").info("promoted\nforged line", extra={"fields": fields})
     (line,) = stream.getvalue().splitlines()
     assert line.endswith('INFO    daemon: promoted\\nforged line update=7 loss=1.23457 why="two words" none=""')
+
+
+def test_what_is_logged_during_a_request_names_it(stream: io.StringIO) -> None:
+    configure("info", "text", stream)
+    log = logging.getLogger("selflearn.api")
+
+    def answer(identity: str) -> None:
+        request_id.set(identity)
+        log.info("answered", extra={"fields": {"request_id": "forged"}})
+
+    for identity in ("req-1", "req-2"):
+        contextvars.copy_context().run(answer, identity)
+    log.info("idle")
+    ends = [line.rpartition(": ")[2] for line in stream.getvalue().splitlines()]
+    assert ends == ["answered request_id=req-1", "answered request_id=req-2", "idle"]
 
 
 def test_json_is_one_object_a_line(stream: io.StringIO) -> None:

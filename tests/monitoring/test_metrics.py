@@ -33,6 +33,9 @@ CONTRACT = (
     "rollbacks_total",
     "store_write_errors_total",
     "swap_duration_seconds",
+    "answers_total",
+    "canary_share",
+    "version_failures_total",
     "worker_alive",
 )
 
@@ -86,9 +89,12 @@ def test_a_verdict_with_numbers_that_are_none() -> None:
 
 def test_times_of_an_answer() -> None:
     metrics = Metrics()
-    metrics.observe_answer(prompt_tokens=7, completion_tokens=11, first_token_seconds=0.5, total_seconds=1.5)
-    metrics.observe_answer(prompt_tokens=3, completion_tokens=0, first_token_seconds=None, total_seconds=0.1)
+    ended = {"track": "canary", "state": "completed"}
+    metrics.observe_answer(**ended, prompt_tokens=7, completion_tokens=11, first_token_seconds=0.5, total_seconds=1.5)
+    metrics.observe_answer(**ended, prompt_tokens=3, completion_tokens=0, first_token_seconds=None, total_seconds=0.1)
     text = scrape(metrics)
+    assert 'selflearn_answers_total{state="completed",track="canary"} 2.0' in text
+    assert 'selflearn_answers_total{state="failed",track="stable"} 0.0' in text
     assert "selflearn_prompt_tokens_total 10.0" in text
     assert "selflearn_time_per_output_token_seconds_sum 0.1" in text
     assert "selflearn_time_to_first_token_seconds_count 1.0" in text

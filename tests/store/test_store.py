@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import subprocess
@@ -13,9 +14,10 @@ from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
 from selflearn.errors import SchemaTooNew, StateError, StoreUnavailable
-from selflearn.store import Store, database_path
+from selflearn.store import Store, database_path, migrations
 
 SET = "INSERT OR REPLACE INTO settings_kv (key, value) VALUES (?, ?)"
 
@@ -184,6 +186,26 @@ def test_the_logs_are_append_only(store: Store, table: str, statement: str) -> N
     assert store.read(f"SELECT * FROM {table}") == before
 
 
+def test_a_log_of_the_first_release_is_kept_and_stays_append_only(path: Path) -> None:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        migrations.m001_foundation(Database(connection))
+        connection.execute("INSERT INTO rollouts VALUES (7, 'default', 3, 'promote', 'gate', 'passed', 1000.0)")
+        connection.execute(
+            "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)"
+        )
+        connection.execute("INSERT INTO _sqlite_migrations VALUES (1, 'selflearn', 'm001_foundation', '')")
+        connection.commit()
+    with Store.open(path) as store:
+        (row,) = store.read("SELECT * FROM rollouts")
+        assert (row["id"], row["version"], row["share"], row["until"]) == (7, 3, None, None)
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            store.write(lambda connection: connection.execute("UPDATE rollouts SET share = 0.5"))
+        canary = "INSERT INTO rollouts (learner, version, action, share, actor, reason, created_at)"
+        with pytest.raises(sqlite3.IntegrityError, match="share"):
+            store.write(lambda connection: connection.execute(f"{canary} VALUES ('a', 4, 'canary', 1.5, '', '', 1)"))
+
+
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     Store.open(path).close()
     with sqlite3.connect(path) as connection:
@@ -307,7 +329,8 @@ def test_two_processes_that_start_together_migrate_once(path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(4)]
     assert [process.wait(30) for process in processes] == [0, 0, 0, 0]
     with Store.open(path) as store:
-        assert store.read("SELECT count(*) AS n FROM _sqlite_migrations") == [{"n": 1}]
+        found = store.read("SELECT count(*) AS n, count(DISTINCT name) AS steps FROM _sqlite_migrations")[0]
+        assert found["n"] == found["steps"] > 1
 
 
 def test_the_rooms_import_no_torch() -> None:

@@ -11,7 +11,7 @@ import pytest
 from selflearn.errors import Conflict, ModelError, NotFound, UpdateError, UpdateRunning, VersionDamaged
 from selflearn.store import Store
 from selflearn.versions import (
-    RollBack,
+    Change,
     close_update,
     ensure_learner,
     history,
@@ -27,7 +27,7 @@ from tests.stores import LEARNER, Bench, tables
 from tests.versions.candidates import promote_new, seal_update
 
 
-def roll(bench: Bench, to: int | None = None, state: Path | None = None) -> RollBack:
+def roll(bench: Bench, to: int | None = None, state: Path | None = None) -> Change:
     return bench.store.write(
         lambda connection: roll_back(
             connection, learner=LEARNER, to=to, actor="me", reason="worse", state=state, now=bench.now
@@ -71,14 +71,14 @@ def test_a_promotion_after_a_rollback_is_undone_to_where_it_came_from(three: Ben
     # What trained 2 and 3 is suspect now; the new version continues 1.
     assert promote_new(three, tmp_path, 300) == 4
     assert lineage(three.store.connection(), 4) == (4, 1)
-    assert roll(three) == RollBack(from_version=4, to_version=1)
+    assert roll(three) == Change(from_version=4, to_version=1)
 
 
 def test_rolling_to_the_base_and_forward_again(three: Bench) -> None:
     states = three.states()
-    assert roll(three, to=0) == RollBack(3, 0)
+    assert roll(three, to=0) == Change(3, 0)
     assert "suspect" in three.states().values()
-    assert roll(three, to=3) == RollBack(0, 3)
+    assert roll(three, to=3) == Change(0, 3)
     assert three.states() == states
 
 

@@ -1,0 +1,225 @@
+"""``GET /openapi.json``: this interface in OpenAPI 3.1, made from the routes and the models of bodies and answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from selflearn.api import admin, answer_schemas, chat, completions, feedback, health, models, responses
+from selflearn.api.admin_schemas import CanaryRequest, LearnRequest, Order, PromoteRequest, RollbackRequest
+from selflearn.api.answering import DONE
+from selflearn.api.event_schemas import RESPONSE_EVENTS, ChatChunk, CompletionChunk
+from selflearn.api.keys import Access
+from selflearn.api.responses_schemas import ResponsesRequest
+from selflearn.api.schemas import ChatRequest, CompletionRequest, FeedbackRequest
+
+Endpoint = Callable[..., Any]
+ROOT: Final = "#/components/schemas/"
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+KEY: Final = {"key": {"type": "http", "scheme": "bearer", "description": "selflearn keys add NAME --role ROLE"}}
+# What may be answered instead, beside 401 and 403: to requests with a body, and to those that a version answers.
+BODY: Final = (400, 408, 413, 415)
+ANSWER: Final = (*BODY, 404, 429, 500, 503, 504)
+STORE: Final = (400, 404, 503)
+REASONS: Final[Mapping[int, str]] = {
+    400: "not acceptable; param says what is wrong",
+    401: "no key, or one that is not known",
+    403: "the key's role does not reach, or a page of another web site asks",
+    404: "it names something that does not exist",
+    408: "the body did not arrive in time",
+    409: "already done, or not possible in the present state",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    429: "too many requests; Retry-After says when to try again",
+    500: "a failure of this server",
+    503: "not possible right now; Retry-After says when to try again",
+    504: "the answer took too long",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route takes and gives: some JSON object if there is no ``answer``, text if ``media`` is not JSON.
+
+    ``events`` is what a stream may consist of instead: data of these models, or these words.
+    """
+
+    summary: str
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    failure: type[BaseModel] = answer_schemas.Error
+    events: tuple[type[BaseModel] | str, ...] = ()
+    media: str = JSON
+    limited: bool = False  # takes ?limit=
+
+
+async def show_document(request: Request) -> Response:
+    return JSONResponse(request.app.state.openapi)
+
+
+_CHUNKS: Final = (answer_schemas.Error, DONE.decode().strip().removeprefix("data: "))
+OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
+    chat.chat_completions: Operation(
+        "Answer a chat", ChatRequest, answer_schemas.ChatCompletion, errors=ANSWER, events=(ChatChunk, *_CHUNKS)
+    ),
+    completions.completions: Operation(
+        "Continue prompts",
+        CompletionRequest,
+        answer_schemas.Completion,
+        errors=ANSWER,
+        events=(CompletionChunk, *_CHUNKS),
+    ),
+    responses.create_response: Operation(
+        "Answer, in the Responses API", ResponsesRequest, answer_schemas.Response, errors=ANSWER, events=RESPONSE_EVENTS
+    ),
+    responses.show_response: Operation(
+        "A response as it was recorded", answer=answer_schemas.Response, errors=(*STORE, 429)
+    ),
+    models.list_models: Operation("The names that can be asked", answer=answer_schemas.ModelList, errors=(429,)),
+    models.show_model: Operation("One of them", answer=answer_schemas.Model, errors=(404, 429, 503)),
+    feedback.give_feedback: Operation(
+        "Say what is right, or whether an answer was good",
+        FeedbackRequest,
+        answer_schemas.Feedback,
+        201,
+        (*BODY, 404, 409, 429, 503),
+    ),
+    health.livez: Operation("Whether the process lives", answer=answer_schemas.Alive),
+    health.readyz: Operation(
+        "Whether a version serves", answer=answer_schemas.Ready, errors=(503,), failure=answer_schemas.Starting
+    ),
+    health.metrics: Operation("Metrics for Prometheus", media="text/plain"),
+    show_document: Operation("This document"),
+    health.page: Operation("What this is; for browsers a page"),
+    admin.status: Operation("Health, model, served version, counts, learning", errors=(503,)),
+    admin.learn_status: Operation("What learning does, and waits for", errors=(503,)),
+    admin.learn_now: Operation("Start an update", LearnRequest, answer_schemas.Started, 202, (*BODY, 409, 503)),
+    admin.learn_pause: Operation("Start no updates", answer=answer_schemas.Paused, errors=(503,)),
+    admin.learn_resume: Operation("Start updates again", answer=answer_schemas.Paused, errors=(503,)),
+    admin.learn_cancel: Operation("Stop the running update", answer=answer_schemas.Cancelled, errors=(503,)),
+    admin.show_update: Operation("An update", errors=STORE),
+    admin.explain: Operation("The whole story of an update", errors=STORE),
+    admin.versions: Operation("The versions", errors=(503,)),
+    admin.version: Operation("A version with its manifest", errors=(*STORE, 409)),
+    admin.verify: Operation("Check every byte of a version", errors=(*STORE, 409)),
+    admin.rollout_history: Operation("What was served when", errors=(400, 503), limited=True),
+    admin.roll_back: Operation("Go back to a version", RollbackRequest, errors=(*BODY, 404, 409, 503)),
+    admin.start_canary: Operation(
+        "Let a version answer a share of the conversations", CanaryRequest, errors=(*BODY, 404, 409, 503)
+    ),
+    admin.promote: Operation("Serve a version, or the canary", PromoteRequest, errors=(*BODY, 404, 409, 503)),
+    admin.abort_canary: Operation("End the canary", Order, errors=(*BODY, 404, 409, 503)),
+    admin.feedback: Operation("The latest feedback", errors=(400, 503), limited=True),
+}
+
+
+def document(routes: Iterable[tuple[str, str, Endpoint, Access]], *, keyed: bool) -> dict[str, Any]:
+    """The document of an interface that has these routes; ``keyed``: it asks for keys."""
+    paths: dict[str, Any] = {}
+    for method, path, endpoint, access in routes:
+        operation = OPERATIONS[endpoint]
+        path = re.sub(r":\w+(?=})", "", path)  # of the router's converters nobody else knows
+        paths.setdefault(path, {})[method.lower()] = {
+            "operationId": endpoint.__name__,
+            "tags": [path.split("/")[1] if path.count("/") > 1 else "daemon"],
+            "summary": operation.summary,
+            "parameters": _parameters(path, operation),
+            **_body(operation),
+            "responses": _responses(operation, access),
+            "security": [{"key": [access]}] if keyed and access != "open" else [],
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "selflearn",
+            "version": _version(),
+            "summary": "A language model that learns from its own use.",
+        },
+        "paths": paths,
+        "components": {"schemas": _schemas(), "securitySchemes": KEY if keyed else {}},
+    }
+
+
+def _version() -> str:
+    try:
+        return version("selflearn")
+    except PackageNotFoundError:  # it runs from its source
+        return "0"
+
+
+def _schemas() -> dict[str, Any]:
+    """The components: all models that some operation takes or gives, with those that they consist of."""
+    bodies = {operation.body for operation in OPERATIONS.values() if operation.body is not None}
+    answers = {operation.answer for operation in OPERATIONS.values() if operation.answer is not None}
+    events = {event for operation in OPERATIONS.values() for event in operation.events if not isinstance(event, str)}
+    failures = {operation.failure for operation in OPERATIONS.values()}
+    named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in bodies]
+    named += [(model, "serialization") for model in answers | events | failures]
+    _, found = models_json_schema(sorted(named, key=str), ref_template=f"{ROOT}{{model}}")
+    return dict(found["$defs"])
+
+
+def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
+    number, text = {"type": "integer", "minimum": 0}, {"type": "string", "minLength": 1}
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": number if name == "n" else text}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+    if operation.limited:
+        limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+        found.append({"name": "limit", "in": "query", "schema": limit})
+    return found
+
+
+def _body(operation: Operation) -> dict[str, Any]:
+    if operation.body is None:
+        return {}
+    needed = any(field.is_required() for field in operation.body.model_fields.values())
+    return {"requestBody": {"required": needed, "content": {JSON: {"schema": _reference(operation.body)}}}}
+
+
+def _responses(operation: Operation, access: Access) -> dict[str, Any]:
+    answer = {"type": "object"} if operation.answer is None else _reference(operation.answer)
+    content = {operation.media: {"schema": answer if operation.media == JSON else {"type": "string"}}}
+    if operation.events:
+        content[EVENTS] = {"schema": _event(operation)}
+    barred = (403,) if access == "open" else (401, 403)
+    return {
+        str(operation.status): {"description": "done", "content": content},
+        **{str(status): _failure(status, answer_schemas.Error) for status in barred},
+        **{str(status): _failure(status, operation.failure) for status in operation.errors},
+    }
+
+
+def _event(operation: Operation) -> dict[str, Any]:
+    """One server-sent event; that is what the schema of a stream describes."""
+    data = [
+        {"const": one}
+        if isinstance(one, str)
+        else {"type": "string", "contentMediaType": JSON, "contentSchema": _reference(one)}
+        for one in operation.events
+    ]
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"event": {"type": "string"}, "data": {"anyOf": data}},
+    }
+
+
+def _failure(status: int, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": REASONS[status], "content": {JSON: {"schema": _reference(model)}}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"{ROOT}{model.__name__}"}
