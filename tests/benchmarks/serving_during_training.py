@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import httpx
+
+from selflearn.cli.load import percentile
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -86,12 +87,6 @@ def measure(
         samples.append(ask(client, QUESTIONS[len(samples) % len(QUESTIONS)], max_tokens))
         time.sleep(pause_seconds)
     return samples
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """The nearest-rank percentile; None of nothing."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, object]:
