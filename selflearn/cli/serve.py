@@ -9,6 +9,8 @@ import typer
 
 from selflearn.cli.session import session_of
 
+SPIN_COUNT = "10000"
+
 
 def serve(
     context: typer.Context,
@@ -31,7 +33,7 @@ def serve(
 
     # Read when torch brings OpenMP in. Threads that wait for each other spin for half a millisecond: through the gaps
     # between two products of a forward pass, not for long on cores that another process could use.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from selflearn.daemon import run  # brings torch in: after the settings proved right
 
     raise typer.Exit(run(settings, reread=lambda: load(session.config_file, **whole)))

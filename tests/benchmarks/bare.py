@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selflearn.cli.load import Sample, closed_loop, question
+from selflearn.cli.serve import SPIN_COUNT
 from selflearn.config import ServingSettings, Settings
 from selflearn.daemon.engines import running_engine
 from selflearn.models.chat import encode_prompt, stop_ids
@@ -42,7 +43,7 @@ def bare_engine(model: Path, log: Path, *, dtype: str, device: str) -> Iterator[
             stderr=errors,
             text=True,
             bufsize=1,
-            env={"GOMP_SPINCOUNT": "1000", **os.environ},  # as 'selflearn serve' has it
+            env={"GOMP_SPINCOUNT": SPIN_COUNT, **os.environ},  # as 'selflearn serve' has it
         )
     try:
         _read(process, log)  # it is ready
