@@ -6,10 +6,8 @@ of a batch has fewer blocks than the longest.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -39,11 +37,8 @@ class BlockCache:
         self.shape = shape
         self.blocks = blocks
         size = (shape.layers, 2, blocks * BLOCK_TOKENS, shape.heads, shape.head_size)
-        self._all = (
-            _lazy_zeros(size, shape.dtype)
-            if device.type == "cpu"
-            else torch.zeros(size, dtype=shape.dtype, device=device)
-        )
+        # All of it at once, also on the CPU: memory that is only taken as it is written grows for hours.
+        self._all = torch.zeros(size, dtype=shape.dtype, device=device)
         self.layers = [(layer[0], layer[1]) for layer in self._all]
 
     def clear(self, blocks: list[int]) -> None:
@@ -51,12 +46,6 @@ class BlockCache:
         if blocks:
             inside = self._all.view(*self._all.shape[:2], self.blocks, BLOCK_TOKENS, *self._all.shape[3:])
             inside.index_fill_(2, torch.tensor(blocks, device=self._all.device), 0.0)
-
-
-def _lazy_zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros that take no memory until they are written: the system's own pages, which torch.zeros would touch."""
-    pages = np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(pages).view(dtype).view(size)
 
 
 @dataclass(frozen=True, slots=True)
