@@ -34,6 +34,8 @@ PRODUCTS: Mapping[str, tuple[str, ...]] = {
     "mlp_out": ("mlp.down_proj",),
 }
 
+SMALL, LARGE = 8, 32
+
 Linear = Callable[[Tensor], Tensor]
 
 
@@ -123,6 +125,8 @@ class FusedDecoder:
         self, ids: Tensor, positions: Tensor, cache: BlockCache, plan: CachePlan, runs: Sequence[Run], wanted: Tensor
     ) -> Tensor:
         """Logits [wanted, vocabulary] of the packed tokens at ``wanted``; ``ids`` and ``positions`` are [tokens]."""
+        surplus = _rounded(len(ids)) - len(ids)
+        ids, positions = functional.pad(ids, (0, surplus)), functional.pad(positions, (0, surplus))
         hidden = functional.embedding(ids, self._embedding)
         cosine, sine = self._rotary(hidden, positions.unsqueeze(0))
         rotation = cosine[0].unsqueeze(1), _signed(sine[0]).unsqueeze(1)
@@ -132,8 +136,9 @@ class FusedDecoder:
             hidden = self._layer(layer, hidden, rotation, cache.layers[number], plan, adapters)
         if not len(wanted):  # a piece from the middle of a prompt
             return hidden.new_empty((0, self._embedding.shape[0]))
-        hidden = functional.rms_norm(hidden[wanted], self._norm.shape, self._norm, self._epsilon)
-        return self._head(hidden)
+        rows = functional.pad(wanted, (0, _rounded(len(wanted)) - len(wanted)))
+        hidden = functional.rms_norm(hidden[rows], self._norm.shape, self._norm, self._epsilon)
+        return self._head(hidden)[: len(wanted)]
 
     def _layer(
         self,
@@ -159,8 +164,9 @@ class FusedDecoder:
             turned = self._normed_heads(turned, layer.query_norm, layer.key_norm)
         turned = turned * rotation[0] + _swapped(turned) * rotation[1]
         query, key = turned[:, : self._query_heads], turned[:, self._query_heads :]
-        attended = attend(query, key, value, store, plan, self._scale)
-        hidden = hidden + product("attention_out", attended.reshape(len(hidden), -1))
+        real = len(plan.slots)  # what is beyond only rounds the products' size
+        attended = attend(query[:real], key[:real], value[:real], store, plan, self._scale).flatten(1)
+        hidden = hidden + product("attention_out", functional.pad(attended, (0, 0, 0, len(hidden) - real)))
         normed = functional.rms_norm(hidden, layer.mlp_norm.shape, layer.mlp_norm, self._epsilon)
         gate, up = product("mlp_in", normed).chunk(2, dim=-1)
         return hidden + product("mlp_out", functional.silu(gate) * up)
@@ -274,6 +280,18 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Linear:
     layout = torch.ops.mkldnn._reorder_linear_weight(weight)
     compute = torch.ops.mkldnn._linear_pointwise.default
     return lambda inputs: compute(inputs, layout, bias, "none", [], "")
+
+
+def _rounded(rows: int) -> int:
+    """The size in which so many rows are computed: 1, 2, 4, 8, then multiples of 8, and of 32 from 32 on.
+
+    oneDNN makes and keeps code for each size of each product, some 3 MB for all layers. With every number of tokens
+    that a step can have it would take most of a gigabyte within minutes.
+    """
+    if rows <= SMALL:
+        return 1 << max(0, rows - 1).bit_length()
+    step = SMALL if rows <= LARGE else LARGE
+    return -(-rows // step) * step
 
 
 def _signed(sine: Tensor) -> Tensor:
