@@ -32,7 +32,7 @@ class ServingSettings(Section):
     cache_tokens: int = Field(16384, ge=512, description="key/value cache of all requests together, in tokens")
     max_concurrent_requests: int = Field(32, ge=1, le=1024, description="requests decoded at once")
     step_tokens: int = Field(0, ge=0, description="most tokens in one step; 0 takes what suits the device")
-    prefix_cache: bool = Field(True, description="reuse the cache of equal beginnings; off, answers repeat bit by bit")
+    prefix_cache: bool = Field(True, description="reuse the cache of equal beginnings; last bits may differ")
     fused: bool = Field(True, description="run models of the Llama family in the lean decoder")
     max_waiting_requests: int = Field(128, ge=0, description="requests that may wait for a place before 429")
     default_max_tokens: int = Field(512, ge=1, description="length of an answer when the client names none")

@@ -25,10 +25,6 @@ class CacheShape:
     head_size: int
     dtype: torch.dtype
 
-    @property
-    def token_bytes(self) -> int:
-        return self.layers * 2 * self.heads * self.head_size * self.dtype.itemsize
-
 
 class BlockCache:
     """Keys and values: per layer two tensors [tokens, heads, head_size], a block being 16 tokens in a row."""

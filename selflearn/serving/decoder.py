@@ -5,7 +5,7 @@ for gate and up, packed once for the CPU's matrix units. Rows of one version sta
 its own low-rank product to the base's, so versions share every other step.
 
 Only what :func:`supports` accepts comes here; every other architecture runs as transformers wrote it
-(``selflearn.serving.modules``). The engine compares both on the probe before it trusts this one.
+(``selflearn.serving.runners``). The engine compares both on the probe before it trusts this one.
 """
 
 from __future__ import annotations

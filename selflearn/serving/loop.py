@@ -74,6 +74,8 @@ class EngineLoop:
         future: Future[Result] = Future()
 
         def command() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(work())
             except BaseException as error:
@@ -160,7 +162,7 @@ class EngineLoop:
         except Exception as error:
             logger.exception("a step of the engine failed")
             self._failures += 1
-            self._fail(self._scheduler.all(), f"failed while it answered ({error})")
+            self._fail([piece.sequence for piece in pieces], f"failed while it answered ({error})")
             if self._failures >= FAILURES_IN_A_ROW:
                 self.failure = f"failed {self._failures} steps in a row, the last with: {error}"
 
