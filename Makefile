@@ -19,6 +19,8 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALL := $(PIP) install --constraint constraints.txt --no-build-isolation
+# two processes, each with whole files of tests
+WORKERS := --numprocesses 2 --dist loadfile
 # the first interpreter of a supported release; PYTHON=... names another
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
@@ -38,7 +40,7 @@ demo: install
 
 test: $(VENV)/.tests-installed
 	@$(BIN)/selflearn models pull
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-vllm: $(VENV)/.tests-installed $(VLLM)/.installed
 	@$(BIN)/python -m pytest tests/vllm $(ARGS)
@@ -50,7 +52,7 @@ check: $(VENV)/.checks-installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m selflearn.cli.reference --check docs/configuration.md
 	$(BIN)/selflearn models pull
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 format: $(VENV)/.checks-installed
 	$(BIN)/ruff check --fix .

@@ -47,6 +47,30 @@ class ServingSettings(Section):
     vllm_start_seconds: float = Field(600.0, gt=0.0, description="how long vLLM may take to start")
 
 
+class ExperienceSettings(Section):
+    """What is kept, what may become an example, and for how long."""
+
+    detector: str = Field("builtin", pattern="^(builtin|presidio)$", description="finds secrets and personal data")
+    presidio_model: str = Field(
+        "en_core_web_lg", min_length=1, description="spaCy pipeline for Presidio; 'blank:en' finds no names"
+    )
+    phone_regions: tuple[str, ...] = Field(
+        ("US", "GB", "DE", "FR"), description="countries whose phone numbers are known without +prefix"
+    )
+    languages: tuple[str, ...] = Field((), description="ISO 639-1 codes of the answers that may train; none: all")
+    max_characters: int = Field(20_000, ge=16, description="longest example (prompt and answer) that may train")
+    near_duplicate_similarity: float = Field(
+        0.6, ge=0.5, le=1.0, description="Jaccard similarity from which questions of the same words are alike"
+    )
+    reserve_share: Share = Field(0.2, description="share of up-rated and imported answers that never train")
+    max_reserve: int = Field(256, ge=0, description="bound of the permanent reserve")
+    implicit_regenerate: bool = Field(False, description="asking the same again counts against the first answer")
+    implicit_next_turn: bool = Field(False, description="'no, I meant ...' counts against the answer before")
+    implicit_events: bool = Field(False, description="copying or accepting an answer, as clients report it, counts")
+    keep_days: float = Field(0.0, ge=0.0, description="older interactions that no version needs go; 0 keeps all")
+    max_megabytes: float = Field(0.0, ge=0.0, description="oldest interactions go beyond this size; 0 is no limit")
+
+
 class LearningSettings(Section):
     """When an update starts and how it trains."""
 
@@ -75,8 +99,13 @@ class LearningSettings(Section):
     fisher_decay: Share = Field(0.9, description="gamma in F <- gamma F + F_new")
     fisher_sequences: int = Field(16, ge=1, description="sequences that a Fisher estimate looks at")
     max_length: int = Field(1024, ge=16, description="longest example in tokens; longer ones do not train")
-    max_train_examples: int = Field(512, ge=1, description="most new examples in one update")
+    max_train_examples: int = Field(512, ge=1, description="most new examples that train in one update")
     max_replay_examples: int = Field(256, ge=0, description="past examples drawn for replay")
+    max_source_share: Share = Field(0.5, description="most of an update's new examples that one source may bring")
+    min_source_examples: int = Field(64, ge=1, description="so many new examples a source may bring in any case")
+    outlier_limit: float = Field(
+        4.0, gt=0.0, description="new examples whose loss is so many robust deviations above the median are left out"
+    )
 
 
 class JudgingSettings(Section):
@@ -86,8 +115,6 @@ class JudgingSettings(Section):
     min_holdout: int = Field(8, ge=2, description="fewer measured examples than this never pass a check")
     max_holdout: int = Field(64, ge=2, description="most new examples held out of one update")
     max_retained: int = Field(256, ge=2, description="most past examples that measure retention")
-    reserve_share: Share = Field(0.2, description="share of up-rated answers that never train")
-    max_reserve: int = Field(256, ge=0, description="bound of the permanent reserve")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the bootstrap intervals")
     min_improvement: float = Field(0.0, ge=0.0, description="fresh holdout must improve by more, nats per token")
     max_retained_rise: float = Field(0.1, ge=0.0, description="most rise on past holdouts, nats per token")
@@ -135,6 +162,7 @@ class Settings(BaseSettings):
     state: Path = Field(Path("state"), description="the state directory")
     learner: str = Field("default", pattern="^[a-z0-9][a-z0-9_-]{0,62}$", description="name of the line of versions")
     serving: ServingSettings = ServingSettings()
+    experience: ExperienceSettings = ExperienceSettings()
     learning: LearningSettings = LearningSettings()
     judging: JudgingSettings = JudgingSettings()
     api: ApiSettings = ApiSettings()

@@ -126,7 +126,11 @@ class UpdateError(SelflearnError):
 
 
 class NotEnoughExamples(UpdateError):
-    pass
+    """``reason`` is a stable word for metrics."""
+
+    def __init__(self, message: str, *, reason: str = "too_few_examples") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class UpdateRunning(UpdateError):

@@ -2,7 +2,7 @@
 
 Set ``SELFLEARN_FAILPOINT`` to a name and the process kills itself with SIGKILL when it gets there. Without the
 variable, reaching a point costs one dictionary lookup. The names: ``after-snapshot``, ``mid-training``,
-``before-rename``, ``after-rename``, ``before-swap``.
+``before-rename``, ``after-rename``, ``before-swap``, ``mid-backup``, ``mid-restore``.
 """
 
 from __future__ import annotations

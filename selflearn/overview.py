@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from selflearn.config import LearningSettings
-from selflearn.experience import fresh_count
+from selflearn.experience import funnel, new_examples, why_not
+from selflearn.experience.roles.lines import LAST_CHANGE
 from selflearn.store import Store
 from selflearn.versions import running_canary, version_name, work_directory
-from selflearn.versions.rollouts import LAST_CHANGE
 
 PAUSED_KEY = "learning.paused"
 
@@ -94,17 +94,20 @@ def set_paused(store: Store, paused: bool, *, actor: str, now: Callable[[], floa
 
 def learning(store: Store, learner: str, settings: LearningSettings) -> dict[str, Any]:
     """The shape of ``LearningControl.status()``, for when no daemon answers."""
-    paused, fresh = is_paused(store), fresh_count(store, learner)
+    paused, (fresh, _) = is_paused(store), new_examples(store, learner)
     waiting = "no daemon runs; start one with 'selflearn serve'"
-    return {
+    waiting += ", then 'selflearn learn resume' (learning is paused)" if paused else ""
+    waiting += f"; {fresh} new examples, {settings.min_examples} needed" if fresh < settings.min_examples else ""
+    found = {
         "enabled": settings.enabled,
         "paused": paused,
-        "waiting_for": waiting + (", then 'selflearn learn resume' (learning is paused)" if paused else ""),
+        "waiting_for": waiting,
         "fresh": fresh,
         "needed": settings.min_examples,
         "running": None,
         "last": last_update(store, learner),
     }
+    return {**found, "why_not": why_not(found, funnel(store, learner))}
 
 
 def last_update(store: Store, learner: str) -> dict[str, Any] | None:

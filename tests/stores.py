@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selflearn.config import JudgingSettings, LearningSettings
+from selflearn.config import ExperienceSettings, JudgingSettings, LearningSettings
 from selflearn.experience import FeedbackReceipt, add_feedback, begin_interaction, choose_roles, finish_interaction
 from selflearn.store import Store, database_path
-from selflearn.versions import close_update, open_update, register, served
+from selflearn.versions import close_update, ensure_learner, open_update, register, served
 from selflearn.versions.rollouts import lineage
 
 LEARNER = "default"
@@ -24,6 +24,7 @@ class Bench:
     store: Store
     judging: JudgingSettings = field(default_factory=lambda: JudgingSettings(min_holdout=2, max_holdout=8))
     learning: LearningSettings = field(default_factory=LearningSettings)
+    experience: ExperienceSettings = field(default_factory=ExperienceSettings)
     ticks: Any = field(default_factory=lambda: itertools.count(1000.0))
     numbers: Any = field(default_factory=itertools.count)
 
@@ -38,6 +39,9 @@ class Bench:
         state: str = "completed",
         conversation: str = "",
         messages: Sequence[dict[str, Any]] | None = None,
+        source: str = "local",
+        user: str | None = None,
+        finish_reason: str = "stop",
     ) -> str:
         """Records an interaction and returns its id; ``state='running'`` leaves it unfinished."""
         number = next(self.numbers)
@@ -47,11 +51,14 @@ class Bench:
             interaction_id=interaction_id,
             learner=LEARNER,
             conversation=conversation or f"conversation-{number}",
-            source="local",
+            source=source,
+            user=user,
+            role="operator",
             version=0,
             messages=messages if messages is not None else [{"role": "user", "content": question}],
             parameters={"temperature": 0.0},
             prompt_tokens=7,
+            settings=self.experience,
             now=self.now,
         ).result()
         if state != "running":
@@ -60,8 +67,9 @@ class Bench:
                 interaction_id,
                 answer=answer,
                 state=state,  # type: ignore[arg-type]
-                finish_reason="stop",
+                finish_reason=finish_reason,
                 completion_tokens=3,
+                settings=self.experience,
                 now=self.now,
             ).result()
         return interaction_id
@@ -73,13 +81,13 @@ class Bench:
             interaction_id=interaction_id,
             kind=kind,
             source=given.pop("source", "local"),
-            judging=self.judging,
+            settings=self.experience,
             now=self.now,
             **given,
         )
 
-    def correct(self, question: str, target: str) -> FeedbackReceipt:
-        return self.feedback(self.interaction(question), "correction", text=target)
+    def correct(self, question: str, target: str, **given: Any) -> FeedbackReceipt:
+        return self.feedback(self.interaction(question), "correction", text=target, **given)
 
     def states(self) -> dict[int, str]:
         return {row["id"]: row["state"] for row in self.store.read("SELECT id, state FROM examples ORDER BY id")}
@@ -146,3 +154,10 @@ def tables(store: Store) -> dict[str, list[dict[str, Any]]]:
 def open_bench(state: Path, **settings: Any) -> Bench:
     """A bench on a new store."""
     return Bench(Store.open(database_path(state)), **settings)
+
+
+def open_registered(state: Path) -> Bench:
+    """A bench whose learner has its base model, so that versions can be promoted."""
+    bench = open_bench(state)
+    bench.store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="b" * 64))
+    return bench

@@ -227,9 +227,10 @@ class Feedback(Strict):
 
     id: str
     object: Literal["selflearn.feedback"]
-    interaction_id: str
+    interaction_id: str | None
+    conversation: str | None
     kind: str
-    status: Literal["accepted", "folded", "ignored"]
+    status: Literal["accepted", "folded", "ignored", "quarantined"]
     example_id: int | None
     detail: str
 
@@ -239,8 +240,11 @@ class Alive(Strict):
 
 
 class Ready(Strict):
+    """It serves. ``recording`` is false while the database cannot be written: then nothing can be learned from."""
+
     status: Literal["ready"]
     version: Count
+    recording: bool
 
 
 class Starting(Strict):

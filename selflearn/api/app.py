@@ -9,7 +9,21 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from selflearn.api import admin, chat, completions, feedback, health, models, openapi, responses
+from selflearn.api import (
+    admin,
+    chat,
+    completions,
+    data,
+    data_stats,
+    demonstrations,
+    events,
+    feedback,
+    health,
+    keeping,
+    models,
+    openapi,
+    responses,
+)
 from selflearn.api.accounting import TrackRequests
 from selflearn.api.errors import HANDLERS
 from selflearn.api.keys import Access, RequireKey, RequireRole
@@ -26,6 +40,9 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], Access], ...] = (
     ("GET", "/v1/models", models.list_models, "client"),
     ("GET", "/v1/models/{name:path}", models.show_model, "client"),
     ("POST", "/v1/feedback", feedback.give_feedback, "teacher"),
+    ("POST", "/v1/events", events.report_event, "teacher"),
+    ("POST", "/v1/demonstrations", demonstrations.give_demonstrations, "teacher"),
+    ("GET", "/v1/demonstrations/{file}", demonstrations.show_import, "teacher"),
     ("GET", "/livez", health.livez, "open"),
     ("GET", "/readyz", health.readyz, "client"),
     ("GET", "/metrics", health.metrics, "client"),
@@ -48,6 +65,18 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], Access], ...] = (
     ("POST", "/admin/rollouts/promote", admin.promote, "operator"),
     ("POST", "/admin/rollouts/abort", admin.abort_canary, "operator"),
     ("GET", "/admin/feedback", admin.feedback, "operator"),
+    ("GET", "/admin/data/stats", data_stats.stats, "operator"),
+    ("GET", "/admin/data/examples", data.list_examples, "operator"),
+    ("GET", "/admin/data/examples/{n}", data.show_example, "operator"),
+    ("GET", "/admin/data/interactions", data.list_interactions, "operator"),
+    ("GET", "/admin/data/interactions/{interaction_id}", data.show_interaction, "operator"),
+    ("GET", "/admin/data/sources", data.sources, "operator"),
+    ("POST", "/admin/data/quarantine", data.quarantine, "operator"),
+    ("POST", "/admin/data/release", data.release, "operator"),
+    ("GET", "/admin/data/export", demonstrations.export_data, "operator"),
+    ("POST", "/admin/data/forget", keeping.forget_data, "operator"),
+    ("POST", "/admin/data/retain", keeping.retain_data, "operator"),
+    ("POST", "/admin/backup", keeping.make_backup, "operator"),
 )
 
 

@@ -28,7 +28,7 @@ async def read_json(request: Request, schema: type[Schema], max_bytes: int) -> S
 
     Raises ``BadRequest`` for everything that is not what ``schema`` expects.
     """
-    raw = await _read_body(request, max_bytes)
+    raw = await read_body(request, max_bytes)
     if not raw.strip():
         return validated(schema, {})
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -38,7 +38,8 @@ async def read_json(request: Request, schema: type[Schema], max_bytes: int) -> S
     return validated(schema, _parse(raw))
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The bytes of a body; raises ``BadRequest`` for more than ``max_bytes``."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -106,12 +107,10 @@ def short(value: object) -> str:
 
 
 def path_number(request: Request, name: str = "n") -> int:
-    """Returns a number from the path; raises ``BadRequest`` unless it is one that a version could have."""
+    """Returns a number from the path; raises ``BadRequest`` unless it is one that a row could have."""
     text = str(request.path_params[name])
     if not (text.isascii() and text.isdigit()) or len(text) > 15:
-        raise BadRequest(
-            f"{short(text)} is not a version number; expected 0, 1, 2, …", param=name, code="invalid_value"
-        )
+        raise BadRequest(f"{short(text)} is not a number; expected 0, 1, 2, …", param=name, code="invalid_value")
     return int(text)
 
 

@@ -10,11 +10,13 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from starlette.concurrency import run_in_threadpool
+
 from selflearn.api.plans import Ask, Plan
 from selflearn.api.services import Services
 from selflearn.api.tools import CallSplitter, ToolCall
 from selflearn.errors import EngineError, NotFound, StateError
-from selflearn.experience import begin_interaction, finish_interaction
+from selflearn.experience import FeedbackReceipt, begin_interaction, finish_interaction, observe, observes
 from selflearn.experience.recording import FinalState
 from selflearn.serving import Answer, TextChunk, TokenLogprobs, TokenRequest
 
@@ -147,6 +149,7 @@ class Exchange:
         finally:
             self._end_all("cancelled")  # only those that came to no other end
             self._services.activity.end()
+        await self._observe()
 
     async def _read(self, index: int, choice: Choice) -> None:
         """Takes one answer from the engine as it comes; what is new waits for whoever sends it."""
@@ -170,6 +173,27 @@ class Exchange:
             self._news.set()
             raise
 
+    async def _observe(self) -> None:
+        """Reads what the request says about earlier answers, now that nobody waits for its own."""
+        services, first = self._services, self.choices[0]
+        if not observes(services.experience):
+            return
+
+        def read() -> list[FeedbackReceipt]:
+            first.begun.result()  # its row is there
+            return observe(
+                services.store, services.learner, first.ask.interaction_id, services.experience, now=services.now
+            )
+
+        try:
+            receipts = await run_in_threadpool(read)
+        except Exception as error:  # the answer is given; a signal that was not read is no failure of it
+            fields = {"interaction": first.ask.interaction_id}
+            _log.warning("implicit signals were not read: %s", error, extra={"fields": fields})
+            return
+        for receipt in receipts:
+            services.metrics.feedback.labels(receipt.kind, receipt.status).inc()
+
     # The rows. The database writes while the engine generates; its writer keeps their order.
 
     def _begin(self, ask: Ask, answer: Answer) -> Choice:
@@ -179,11 +203,14 @@ class Exchange:
             interaction_id=ask.interaction_id,
             learner=services.learner,
             conversation=plan.conversation,
-            source=plan.source,
+            source=plan.caller.name,
+            user=plan.user,
+            role=plan.caller.role,
             version=answer.version,
             messages=ask.messages,
             parameters=plan.parameters,
             prompt_tokens=len(ask.prompt_ids),
+            settings=services.experience,
             now=lambda: plan.created,
         )
         begun.add_done_callback(self._count_row)
@@ -208,6 +235,7 @@ class Exchange:
             state=state,
             finish_reason=choice.finish_reason,
             completion_tokens=choice.completion_tokens,
+            settings=self._services.experience,
             now=self._services.now,
         )
         total = asyncio.get_running_loop().time() - self._started

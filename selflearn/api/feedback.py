@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -9,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from selflearn.api.bodies import read_json
 from selflearn.api.keys import caller_of
 from selflearn.api.schemas import FeedbackRequest
+from selflearn.api.services import Services
 from selflearn.api.state import services_of
 from selflearn.errors import SelflearnError
 from selflearn.experience import KINDS, FeedbackReceipt, add_feedback
@@ -18,36 +21,45 @@ async def give_feedback(request: Request) -> Response:
     """Records feedback and what follows from it; 201 once it is durable, 4xx and no change if it is not acceptable."""
     services = services_of(request)
     wanted = await read_json(request, FeedbackRequest, services.api.max_body_bytes)
-    source = caller_of(request).source()
+    caller = caller_of(request)
 
     def add() -> FeedbackReceipt:
         return add_feedback(
             services.store,
             learner=services.learner,
-            interaction_id=wanted.interaction_id,
-            kind=wanted.kind,
-            value=wanted.value,
-            text=wanted.text,
-            reason=wanted.reason,
-            source=source,
-            judging=services.judging,
+            source=caller.name,
+            role=caller.role,
+            settings=services.experience,
             now=services.now,
+            **wanted.model_dump(),
         )
 
+    receipt = await record(services, wanted.kind, add)
+    return receipt_response(receipt, wanted.interaction_id, wanted.conversation)
+
+
+async def record(services: Services, kind: str, add: Callable[[], FeedbackReceipt]) -> FeedbackReceipt:
+    """Runs ``add`` in a thread and counts what becomes of it."""
     counted = services.metrics.feedback
     # An unknown kind is the client's text; it must not become a label.
-    kind = wanted.kind if wanted.kind in KINDS else "unknown"
+    label = kind if kind in KINDS else "unknown"
     try:
         receipt = await run_in_threadpool(add)
     except SelflearnError:
-        counted.labels(kind, "rejected").inc()
+        counted.labels(label, "rejected").inc()
         raise
-    counted.labels(kind, receipt.status).inc()
+    counted.labels(label, receipt.status).inc()
+    return receipt
+
+
+def receipt_response(receipt: FeedbackReceipt, interaction_id: str | None, conversation: str | None = None) -> Response:
+    """The answer to whoever gave feedback on one of them."""
     answer = {
         "id": receipt.id,
         "object": "selflearn.feedback",
-        "interaction_id": wanted.interaction_id,
-        "kind": wanted.kind,
+        "interaction_id": interaction_id,
+        "conversation": conversation,
+        "kind": receipt.kind,
         "status": receipt.status,
         "example_id": receipt.example_id,
         "detail": receipt.detail,

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from selflearn import overview
 from selflearn.api.services import Services
 from selflearn.api.state import services_of
-from selflearn.experience import counts
+from selflearn.experience import QUARANTINE, funnel
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>selflearn</title>
 <style>body{font:16px/1.5 system-ui;max-width:46rem;margin:3rem auto;padding:0 1rem}code,pre{background:#f3f3f3;
@@ -37,11 +37,12 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """200 once a generation serves, 503 before."""
-    current = services_of(request).traffic.current
+    """200 once a generation serves, 503 before; also while the database cannot be written, because chat goes on."""
+    services = services_of(request)
+    current = services.traffic.current
     if current is None:
         return JSONResponse({"status": "starting", "detail": "the model is being loaded"}, 503)
-    return JSONResponse({"status": "ready", "version": current.version})
+    return JSONResponse({"status": "ready", "version": current.version, "recording": services.store.writable})
 
 
 async def metrics(request: Request) -> Response:
@@ -63,10 +64,15 @@ def watch(services: Services) -> None:
             number = current.version
             known.set_served(number, overview.weights_sha256(services.store, services.learner, number))
 
-    def examples() -> None:
-        known.set_examples(counts(services.store, services.learner)["examples"])
+    def experience() -> None:
+        found = funnel(services.store, services.learner)
+        known.set_examples(found["examples"])
+        quarantine = found["quarantine"]
+        named = {reason: quarantine.get(reason, 0) for reason in QUARANTINE}
+        known.set_quarantined({**named, "other": sum(quarantine.values()) - sum(named.values())})
+        known.set_redactions(found["redacted"])
 
-    for refresh in (requests, version, examples):
+    for refresh in (requests, version, experience):
         known.before_scrape(refresh)
 
 

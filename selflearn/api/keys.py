@@ -28,12 +28,6 @@ class Caller:
         """Whether this caller may do what ``role`` may do."""
         return RANK[self.role] >= RANK[role]
 
-    def source(self, user: str | None = None) -> str:
-        """Where an interaction comes from; ``user`` is whom the client says it asks for."""
-        if self == LOCAL:
-            return user or self.name
-        return f"{self.name}/{user}" if user else self.name
-
     @property
     def actor(self) -> str:
         """How logs of operators' deeds name this caller."""

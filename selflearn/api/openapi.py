@@ -13,13 +13,31 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from selflearn.api import admin, answer_schemas, chat, completions, feedback, health, models, responses
+from selflearn.api import (
+    admin,
+    answer_schemas,
+    chat,
+    completions,
+    data,
+    data_stats,
+    demonstrations,
+    events,
+    feedback,
+    health,
+    keeping,
+    models,
+    responses,
+)
 from selflearn.api.admin_schemas import CanaryRequest, LearnRequest, Order, PromoteRequest, RollbackRequest
 from selflearn.api.answering import DONE
+from selflearn.api.data_schemas import ExampleQuery, InteractionQuery, QuarantineRequest, ReleaseRequest
+from selflearn.api.demonstration_schemas import ExportQuery, Import, ImportProgress, ImportQuery, ProgressQuery
 from selflearn.api.event_schemas import RESPONSE_EVENTS, ChatChunk, CompletionChunk
+from selflearn.api.keeping_schemas import ForgetRequest, RetainRequest
 from selflearn.api.keys import Access
 from selflearn.api.responses_schemas import ResponsesRequest
-from selflearn.api.schemas import ChatRequest, CompletionRequest, FeedbackRequest
+from selflearn.api.schemas import ChatRequest, CompletionRequest, EventRequest, FeedbackRequest
+from selflearn.experience.transfer.row_schemas import DemonstrationRow
 
 Endpoint = Callable[..., Any]
 ROOT: Final = "#/components/schemas/"
@@ -62,6 +80,8 @@ class Operation:
     events: tuple[type[BaseModel] | str, ...] = ()
     media: str = JSON
     limited: bool = False  # takes ?limit=
+    query: type[BaseModel] | None = None  # its other parameters
+    lines: bool = False  # takes many bodies as well, one a line
 
 
 async def show_document(request: Request) -> Response:
@@ -88,12 +108,31 @@ OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
     ),
     models.list_models: Operation("The names that can be asked", answer=answer_schemas.ModelList, errors=(429,)),
     models.show_model: Operation("One of them", answer=answer_schemas.Model, errors=(404, 429, 503)),
+    events.report_event: Operation(
+        "Say what a person did with an answer",
+        EventRequest,
+        answer_schemas.Feedback,
+        201,
+        (*BODY, 404, 409, 429, 503),
+    ),
     feedback.give_feedback: Operation(
         "Say what is right, or whether an answer was good",
         FeedbackRequest,
         answer_schemas.Feedback,
         201,
         (*BODY, 404, 409, 429, 503),
+    ),
+    demonstrations.give_demonstrations: Operation(
+        "Give examples of right answers, or of better ones",
+        DemonstrationRow,
+        Import,
+        201,
+        (*BODY, 429, 503),
+        query=ImportQuery,
+        lines=True,
+    ),
+    demonstrations.show_import: Operation(
+        "How far the import of a file has come", answer=ImportProgress, errors=(400, 429, 503), query=ProgressQuery
     ),
     health.livez: Operation("Whether the process lives", answer=answer_schemas.Alive),
     health.readyz: Operation(
@@ -121,6 +160,22 @@ OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
     admin.promote: Operation("Serve a version, or the canary", PromoteRequest, errors=(*BODY, 404, 409, 503)),
     admin.abort_canary: Operation("End the canary", Order, errors=(*BODY, 404, 409, 503)),
     admin.feedback: Operation("The latest feedback", errors=(400, 503), limited=True),
+    data_stats.stats: Operation("What came in, what became of it, and why no update runs", errors=(503,)),
+    data.list_examples: Operation("The newest examples", errors=(400, 503), query=ExampleQuery),
+    data.show_example: Operation("An example with all that is known of it", errors=STORE),
+    data.list_interactions: Operation("The newest interactions", errors=STORE, query=InteractionQuery),
+    data.show_interaction: Operation("An interaction and what came of it", errors=(404, 503)),
+    data.sources: Operation("Where examples come from", errors=(503,)),
+    data.quarantine: Operation(
+        "Keep examples, or all of a source, from training", QuarantineRequest, errors=(*BODY, 404, 503)
+    ),
+    data.release: Operation("Let examples train again", ReleaseRequest, errors=(*BODY, 404, 409, 503)),
+    demonstrations.export_data: Operation(
+        "Examples as JSON Lines", media=demonstrations.LINES, errors=(400, 503), query=ExportQuery
+    ),
+    keeping.forget_data: Operation("Forget what was said", ForgetRequest, errors=(*BODY, 404, 409, 503)),
+    keeping.retain_data: Operation("Delete what is too old or too much", RetainRequest, errors=(*BODY, 503)),
+    keeping.make_backup: Operation("Back up the database and the versions", status=201, errors=(404, 409, 503)),
 }
 
 
@@ -172,9 +227,14 @@ def _schemas() -> dict[str, Any]:
 
 def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
     number, text = {"type": "integer", "minimum": 0}, {"type": "string", "minLength": 1}
+    fields = {} if operation.query is None else operation.query.model_json_schema()["properties"]
+    in_path = re.findall(r"{(\w+)}", path)
     found: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": number if name == "n" else text}
-        for name in re.findall(r"{(\w+)}", path)
+        {"name": name, "in": "path", "required": True, "schema": number if name == "n" else fields.get(name, text)}
+        for name in in_path
+    ]
+    found += [
+        {"name": name, "in": "query", "schema": _said(schema)} for name, schema in fields.items() if name not in in_path
     ]
     if operation.limited:
         limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
@@ -182,11 +242,20 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
     return found
 
 
+def _said(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that may be left out: in an address it cannot be null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return kinds[0] if kinds else schema
+
+
 def _body(operation: Operation) -> dict[str, Any]:
     if operation.body is None:
         return {}
     needed = any(field.is_required() for field in operation.body.model_fields.values())
-    return {"requestBody": {"required": needed, "content": {JSON: {"schema": _reference(operation.body)}}}}
+    content = {JSON: {"schema": _reference(operation.body)}}
+    if operation.lines:
+        content[demonstrations.LINES] = {"schema": {"type": "string"}}
+    return {"requestBody": {"required": needed, "content": content}}
 
 
 def _responses(operation: Operation, access: Access) -> dict[str, Any]:

@@ -13,7 +13,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 
 from selflearn.api.keys import Caller
-from selflearn.api.schemas import ChatRequest, CompletionRequest, SamplingBody, refuse_unsupported
+from selflearn.api.schemas import (
+    MAX_CONVERSATION,
+    ChatRequest,
+    CompletionRequest,
+    SamplingBody,
+    refuse_unsupported,
+)
 from selflearn.api.services import Services
 from selflearn.api.shapes import constraint_of, offered_tools
 from selflearn.errors import BadRequest
@@ -22,7 +28,6 @@ from selflearn.models.tools import with_tools
 from selflearn.serving import Sampling
 
 CONVERSATION_HEADER = "x-selflearn-conversation"
-MAX_CONVERSATION = 200
 CHAT_PREFIX = "chatcmpl-"
 COMPLETION_PREFIX = "cmpl-"
 COMPLETION_TOKENS = 16  # how long OpenAI's completions are when the client names no length
@@ -57,7 +62,8 @@ class Plan:
     request_id: str
     created: float
     conversation: str
-    source: str
+    caller: Caller
+    user: str | None
     asks: tuple[Ask, ...]
     prompt_tokens: int
     stops: tuple[str, ...] = ()
@@ -134,12 +140,12 @@ def _plan(
     parameters: Mapping[str, Any],
 ) -> Plan:
     """What is the same for all endpoints: where the request comes from, how it is answered, what is recorded."""
-    source = caller.source(body.user)
     return Plan(
         request_id=request_id,
         created=services.now(),
-        conversation=_conversation(headers.get(CONVERSATION_HEADER), asks[0].messages, source),
-        source=source,
+        conversation=_conversation(headers.get(CONVERSATION_HEADER), asks[0].messages, f"{caller.name}/{body.user}"),
+        caller=caller,
+        user=body.user,
         asks=tuple(asks),
         prompt_tokens=sum(len(ids) for ids in {id(ask.prompt_ids): ask.prompt_ids for ask in asks}.values()),
         stops=body.stops,
@@ -240,11 +246,11 @@ def _length(services: Services, body: SamplingBody, prompt_tokens: int, source: 
     return asked
 
 
-def _conversation(header: str | None, messages: Sequence[Mapping[str, Any]], source: str) -> str:
+def _conversation(header: str | None, messages: Sequence[Mapping[str, Any]], who: str) -> str:
     """The client's name for the conversation, or one that all turns of a conversation share: its first question."""
     if header is None:
         first = next((message["content"] for message in messages if message["role"] == "user"), "")
-        return hashlib.sha256(f"{source}\0{first}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{who}\0{first}".encode()).hexdigest()[:32]
     if not 0 < len(header) <= MAX_CONVERSATION or not header.isprintable():
         message = (
             f"{CONVERSATION_HEADER} has {len(header)} characters; expected 1 to {MAX_CONVERSATION} printable ones."

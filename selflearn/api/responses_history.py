@@ -41,7 +41,9 @@ def find_response(services: Services, caller: Caller, response_id: str, param: s
     """
     try:
         row = get_interaction(services.store, services.learner, response_id)
-    except NotFound:
+    except NotFound as error:
+        if error.code == "interaction_forgotten":
+            raise NotFound(str(error), param=param, code=f"{param.removesuffix('_id')}_forgotten") from None
         row = None
     known = row is not None and row["parameters"].get("endpoint") == ENDPOINT
     if row is None or not known or row["parameters"]["caller"] != caller.name:

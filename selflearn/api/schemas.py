@@ -15,6 +15,8 @@ MAX_SEED = 2**63 - 1
 MAX_METADATA = 16
 MAX_BIASES = 1024
 MAX_PROMPTS = 16
+MAX_CONVERSATION = 200  # characters of a conversation's name
+MAX_USER = 256
 
 # Parameters of OpenAI that this server does not implement, with the values that ask for nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -215,7 +217,7 @@ class SamplingBody(BaseModel):
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=256)
+    user: str | None = Field(None, max_length=MAX_USER)
 
     @property
     def asked_tokens(self) -> tuple[str, int | None]:
@@ -316,13 +318,24 @@ class CompletionRequest(SamplingBody):
 
 
 class FeedbackRequest(Strict):
-    """The body of ``POST /v1/feedback``; the experience room judges kind, value and text."""
+    """The body of ``POST /v1/feedback``; the experience room judges what of it goes together."""
 
-    interaction_id: str = Field(min_length=1, max_length=128)
+    interaction_id: str | None = Field(None, min_length=1, max_length=128)
+    conversation: str | None = Field(None, min_length=1, max_length=MAX_CONVERSATION)
     kind: str = Field(min_length=1, max_length=64)
     value: Finite | None = None
     text: str | None = None
+    over: str | None = Field(None, min_length=1, max_length=128)
     reason: str | None = Field(None, max_length=4096)
+    user: str | None = Field(None, min_length=1, max_length=MAX_USER)
+
+
+class EventRequest(Strict):
+    """The body of ``POST /v1/events``; the experience room judges the event."""
+
+    interaction_id: str = Field(min_length=1, max_length=128)
+    event: str = Field(min_length=1, max_length=64)
+    user: str | None = Field(None, min_length=1, max_length=MAX_USER)
 
 
 def refuse_unsupported(body: BaseModel, neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> None:

@@ -3,7 +3,8 @@
 ``LearningControl.status()`` has this shape (all times unix seconds)::
 
     {"enabled": bool, "paused": bool,
-     "waiting_for": str | None,                      why no update runs now; None while one runs
+     "waiting_for": str | None,                      what the next update waits for; None while one runs
+     "why_not": str | None,                          that, and what keeps data from it; None while one runs
      "fresh": int, "needed": int,                    new examples there are, and needed for an update
      "running": None | {"update": int, "trigger": str, "phase": str, "step": int, "steps": int,
                         "loss": float | None, "started_at": float, "elapsed_seconds": float,
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selflearn.api.keyring import Keyring
-from selflearn.config import ApiSettings, JudgingSettings, ServingSettings
+from selflearn.config import ApiSettings, ExperienceSettings, ServingSettings
 from selflearn.monitoring.metrics import Metrics
 from selflearn.serving import Traffic
 from selflearn.store import Store
@@ -44,6 +45,13 @@ class LearningControl(Protocol):
 
     def cancel(self) -> bool:
         """Stops the running update; False when none runs."""
+        ...
+
+    def end_update(self, number: int, reason: str) -> None:
+        """Stops update ``number`` if it runs, and returns once it has ended and its files are gone.
+
+        Raises ``UpdateRunning`` if that takes too long.
+        """
         ...
 
 
@@ -125,7 +133,7 @@ class Services:
     rollouts: RolloutControl
     serving: ServingSettings
     api: ApiSettings
-    judging: JudgingSettings
+    experience: ExperienceSettings
     keyring: Keyring | None = None
     now: Callable[[], float] = time.time
     activity: Activity = field(default_factory=Activity)

@@ -16,6 +16,7 @@ from selflearn.errors import DaemonUnreachable, SelflearnError
 
 HELP = """/good, /bad       rate the last answer
 /fix TEXT         give the right answer to the last question
+/comment TEXT     say what you think of the last answer
 /version          say which version answered last
 /new              start a new conversation
 /quit             leave (so does Ctrl-D)"""
@@ -70,7 +71,7 @@ def chat(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
 ) -> None:
-    """Talk to the served model; rate and correct its answers with /good, /bad and /fix TEXT."""
+    """Talk to the served model; rate and correct its answers with /good, /bad, /fix TEXT and /comment TEXT."""
     session = session_of(context)
     session.call("GET", "/v1/models")
     conversation = Conversation(session, temperature, max_tokens)
@@ -102,6 +103,8 @@ def _command(conversation: Conversation, line: str) -> str:
         return conversation.judge(kind="rating", value=-1.0)
     if name == "/fix":
         return conversation.judge(kind="correction", text=rest) if rest.strip() else "Say it: /fix THE RIGHT ANSWER"
+    if name == "/comment":
+        return conversation.judge(kind="comment", text=rest) if rest.strip() else "Say it: /comment WHAT YOU THINK"
     if name == "/version":
         return conversation.last_model or "There is no answer yet; ask something first."
     return conversation.forget() if name == "/new" else HELP

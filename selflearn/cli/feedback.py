@@ -13,35 +13,61 @@ from selflearn.cli.session import ACTOR, session_of
 if TYPE_CHECKING:
     from selflearn.store import Store
 
-app = typer.Typer(help="Rate and correct answers.", no_args_is_help=True)
+app = typer.Typer(help="Say what is right or wrong about answers.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("add")
 def add(
     context: typer.Context,
-    interaction: Annotated[str, typer.Argument(metavar="ID", help="The answer's id (chatcmpl-…).")],
+    interaction: Annotated[str | None, typer.Argument(metavar="[ID]", help="The answer's id (chatcmpl-…).")] = None,
+    conversation: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of ID: reward all of it.")] = None,
     good: Annotated[bool, typer.Option("--good", help="The answer was right.")] = False,
     bad: Annotated[bool, typer.Option("--bad", help="The answer was wrong.")] = False,
     correct: Annotated[str | None, typer.Option("--correct", metavar="TEXT", help="The right answer.")] = None,
+    better: Annotated[str | None, typer.Option("--better", metavar="TEXT", help="A better answer.")] = None,
+    over: Annotated[
+        str | None, typer.Option("--over", metavar="ID", help="It is better than that answer to the same.")
+    ] = None,
+    reward: Annotated[float | None, typer.Option("--reward", help="How good it was, on your own scale.")] = None,
+    comment: Annotated[str | None, typer.Option("--comment", metavar="TEXT", help="What you think of it.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why, in your words.")] = None,
+    user: Annotated[str | None, typer.Option(help="Whom you speak for.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rate an answer (--good or --bad), or give the right one (--correct TEXT)."""
-    if (good, bad, correct is not None).count(True) != 1:
-        raise typer.BadParameter("give exactly one of --good, --bad and --correct TEXT")
+    """Say one thing about an answer: --good, --bad, --correct, --better, --over, --reward or --comment."""
+    choices: dict[str, dict[str, Any] | None] = {
+        "--good": {"kind": "rating", "value": 1.0} if good else None,
+        "--bad": {"kind": "rating", "value": -1.0} if bad else None,
+        "--correct TEXT": None if correct is None else {"kind": "correction", "text": correct},
+        "--better TEXT": None if better is None else {"kind": "preference", "text": better},
+        "--over ID": None if over is None else {"kind": "preference", "over": over},
+        "--reward NUMBER": None if reward is None else {"kind": "reward", "value": reward},
+        "--comment TEXT": None if comment is None else {"kind": "comment", "text": comment},
+    }
+    said = _only_one(choices)
+    if (interaction is None) == (conversation is None):
+        raise typer.BadParameter("give either the ID of an answer or --conversation NAME")
+    subject = {"interaction_id": interaction, "conversation": conversation}
+    _send(context, {**subject, **said, "reason": reason, "user": user}, as_json)
+
+
+def _only_one(choices: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+    given = [said for said in choices.values() if said is not None]
+    if len(given) != 1:
+        raise typer.BadParameter(f"give exactly one of {', '.join(choices)}")
+    return given[0]
+
+
+def _send(context: typer.Context, given: dict[str, Any], as_json: bool) -> None:
     session = session_of(context)
-    given: dict[str, Any] = {"interaction_id": interaction, "reason": reason}
-    given |= {"kind": "correction", "text": correct} if correct is not None else {"kind": "rating"}
-    if correct is None:
-        given["value"] = 1.0 if good else -1.0
 
     def local(store: Store) -> dict[str, Any]:
         from selflearn.experience import add_feedback
 
-        judging = session.settings.judging
-        receipt = add_feedback(store, learner=session.learner, source=ACTOR, judging=judging, **given)
-        return {**asdict(receipt), "interaction_id": interaction, "kind": given["kind"]}
+        settings = session.settings.experience
+        receipt = add_feedback(store, learner=session.learner, source=ACTOR, settings=settings, **given)
+        return {**asdict(receipt), "interaction_id": given["interaction_id"], "conversation": given["conversation"]}
 
     done = session.either(lambda: session.call("POST", "/v1/feedback", given), local)
     message(done["detail"])
@@ -66,13 +92,19 @@ def list_(
     rows = [
         (
             moment(row["created_at"]),
-            row["kind"],
-            row["text"] if row["value"] is None else f"{row['value']:+g}",
+            row["kind"] if row["signal"] is None else f"{row['kind']} ({row['signal']})",
+            _said(row),
             row["status"],
             f"{row['example_id']} {row['example_state']}" if row["example_id"] is not None else None,
-            row["interaction_id"],
+            row["interaction_id"] or row["conversation"],
         )
         for row in found["feedback"]
     ]
-    headings = ("when", "kind", "said", "status", "example", "interaction")
+    headings = ("when", "kind", "said", "status", "example", "on")
     show(found, as_json, lambda _: table(headings, rows, empty="No feedback yet; see 'selflearn feedback add --help'."))
+
+
+def _said(row: dict[str, Any]) -> str | None:
+    if row["value"] is not None:
+        return f"{row['value']:+g}"
+    return f"over {row['text']}" if row["rejected"] is not None and row["interaction_id"] else row["text"]

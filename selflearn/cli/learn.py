@@ -83,8 +83,8 @@ def learning_lines(found: dict[str, Any]) -> list[tuple[str, Cell]]:
     ]
     if (running := found["running"]) is not None:
         lines.append(("update", f"{running['update']} running ({running['trigger']}): {progress_text(running)}"))
-    elif found["waiting_for"]:
-        lines.append(("not learning now", found["waiting_for"]))
+    elif found["why_not"]:
+        lines.append(("not learning now", found["why_not"]))
     if (last := found["last"]) is not None:
         reason = f": {last['reason']}" if last.get("reason") else ""
         when = "" if last.get("finished_at") is None else f" {moment(last['finished_at'])}"

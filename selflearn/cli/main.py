@@ -12,6 +12,10 @@ from selflearn.cli import (
     bench,
     chat,
     config,
+    data,
+    data_keeping,
+    data_stats,  # noqa: F401 - its commands are part of data.app
+    data_transfer,  # noqa: F401
     demo_command,
     feedback,
     keys,
@@ -86,10 +90,13 @@ app.command("status")(status.status)
 app.command("chat")(chat.chat)
 app.add_typer(learn.app, name="learn")
 app.add_typer(feedback.app, name="feedback")
+app.add_typer(data.app, name="data")  # the other modules of data add their commands to it
 app.add_typer(versions.app, name="versions")
 app.command("why")(versions.why)
 app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollout.rollback)
+app.command("backup")(data_keeping.backup)
+app.command("restore")(data_keeping.restore)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -220,7 +218,7 @@ def _order(session: Session, path: str, body: dict[str, Any], work: Callable[[Co
 
 
 def _by_operator(session: Session) -> dict[str, Any]:
-    return {"learner": session.learner, "actor": f"operator:{pwd.getpwuid(os.getuid()).pw_name}"}
+    return {"learner": session.learner, "actor": session.actor}
 
 
 def _show_change(done: dict[str, Any], as_json: bool, what: str) -> None:

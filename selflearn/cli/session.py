@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ ACTOR = "operator"
 KEY_VARIABLE = "SELFLEARN_API_KEY"
 KEY_HINT = f" Put your key into {KEY_VARIABLE}, or name its file with --key-file or api.client_key_file."
 UNAUTHORIZED, FORBIDDEN = 401, 403
+LINES = "application/x-ndjson"
 _KEY = re.compile(r"[!-~]{1,500}")
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound to
 
@@ -51,6 +53,11 @@ class Session:
         return self.settings.learner
 
     @property
+    def actor(self) -> str:
+        """Who does what is done on the state directory without a daemon, as logs name them."""
+        return f"operator:{pwd.getpwuid(os.getuid()).pw_name}"
+
+    @property
     def url(self) -> str:
         """Where the daemon is expected: ``--url``, or what the settings say."""
         if self.url_flag:
@@ -72,7 +79,7 @@ class Session:
         return {"authorization": f"Bearer {key}"} if key else {}
 
     def call(self, method: str, path: str, body: object = None, timeout: float = READ_SECONDS) -> dict[str, Any]:
-        """Sends one request to the daemon and returns its JSON answer.
+        """Sends one request to the daemon and returns its JSON answer. Bytes are sent as JSON Lines, all else as JSON.
 
         Raises ``DaemonUnreachable`` if none answers, ``SelflearnError`` with the daemon's message if it refuses.
         """
@@ -80,6 +87,27 @@ class Session:
 
         self._require_own_daemon()
         return _checked(self._send(httpx.Timeout(timeout, connect=CONNECT_SECONDS), method, path, body))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The body of what the daemon answers to a GET, as it comes; raises as :meth:`call` says."""
+        import httpx
+
+        self._require_own_daemon()
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        begun = False
+        try:
+            with self._client(timeout) as client, client.stream("GET", self.url + path) as response:
+                if not response.is_success:
+                    response.read()
+                    _checked(response)
+                begun = True
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            if begun:
+                raise SelflearnError(
+                    f"The daemon's answer broke off ({error}); what came of it is not whole."
+                ) from error
+            raise self._unreachable(error) from error
 
     def either(self, remote: Callable[[], T], local: Callable[[Store], T]) -> T:
         """Returns ``remote()``, which asks the daemon, or ``local(store)`` when none answers."""
@@ -135,14 +163,24 @@ class Session:
         import httpx
 
         try:
-            # Proxies of the environment are for the internet, not for a daemon of ours.
-            with httpx.Client(timeout=timeout, trust_env=False, headers=self.headers) as client:
+            with self._client(timeout) as client:
+                if isinstance(body, bytes):
+                    return client.request(method, self.url + path, content=body, headers={"content-type": LINES})
                 return client.request(method, self.url + path, json=body)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise DaemonUnreachable(
-                f"No daemon answers at {self.url} ({type(error).__name__}: {error}). Start it with 'selflearn serve', "
-                "or say with --url where it is."
-            ) from error
+            raise self._unreachable(error) from error
+
+    def _client(self, timeout: httpx.Timeout) -> httpx.Client:
+        import httpx
+
+        # Proxies of the environment are for the internet, not for a daemon of ours.
+        return httpx.Client(timeout=timeout, trust_env=False, headers=self.headers)
+
+    def _unreachable(self, error: Exception) -> DaemonUnreachable:
+        return DaemonUnreachable(
+            f"No daemon answers at {self.url} ({type(error).__name__}: {error}). Start it with 'selflearn serve', "
+            "or say with --url where it is."
+        )
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

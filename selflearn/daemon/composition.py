@@ -18,6 +18,7 @@ from selflearn.daemon.engines import running_engine
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.daemon.updates import Updates
+from selflearn.experience import check_detector, check_languages, prepare_near_duplicates
 from selflearn.models.library import prepare
 from selflearn.monitoring import Metrics
 from selflearn.serving import Engine, Traffic
@@ -44,6 +45,9 @@ class Daemon:
 @contextlib.asynccontextmanager
 async def composed(settings: Settings, state: Path, now: Callable[[], float] = time.time) -> AsyncIterator[Daemon]:
     """A daemon that serves already, and learns when asked; in the end its worker, traffic and store are closed."""
+    await asyncio.to_thread(check_detector, settings.experience)
+    await asyncio.to_thread(check_languages, settings.experience)
+    await asyncio.to_thread(prepare_near_duplicates)
     metrics = Metrics()
     store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
     try:
@@ -175,7 +179,7 @@ def _services(
         rollouts=rollouts,
         serving=settings.serving,
         api=settings.api,
-        judging=settings.judging,
+        experience=settings.experience,
         now=now,
         activity=activity,
         started_at=now(),

@@ -66,7 +66,15 @@ def make_job(
         judging=judging,
         contradicting=snapshot.contradicting,
         examples=tuple(
-            JobExample(found.id, role, found.digest, [dict(message) for message in found.messages], found.target)
+            JobExample(
+                found.id,
+                role,
+                found.digest,
+                [dict(message) for message in found.messages],
+                found.target,
+                source=found.source,
+                vouched=found.vouched,
+            )
             for role in ROLES
             for found in roles[role]
         ),

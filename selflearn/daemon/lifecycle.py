@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -13,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,10 +29,15 @@ from selflearn.api.services import Services
 from selflearn.config import ApiSettings, Settings
 from selflearn.daemon.composition import composed
 from selflearn.daemon.updates import Updates
-from selflearn.errors import ConfigurationError, SelflearnError, StateError, StateInUse
+from selflearn.errors import ConfigurationError, SelflearnError
+from selflearn.experience.keeping.retention import retain
 from selflearn.monitoring import configure
+from selflearn.restore import finish_restore
+from selflearn.store.directory import hold_state
 
 FIRST_LOOK_SECONDS = 5.0
+#: After a start others have more to do. A daemon that is started every day still keeps its limits.
+FIRST_RETENTION_SECONDS = 300.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +52,8 @@ def run(settings: Settings, now: Callable[[], float] = time.time, reread: Callab
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is listened to: it must not end what is starting
     try:
         keyring = _keyring(settings.serving.host, settings.api)
-        with _address(settings) as listening, _state_directory(settings.state) as state:
+        with _address(settings) as listening, hold_state(settings.state) as state:
+            finish_restore(state)  # one that was killed on its way
             asyncio.run(_serve(settings, keyring, state, listening, now, reread or (lambda: settings)))
     except SelflearnError as error:
         print(f"selflearn: {error}", file=sys.stderr)
@@ -93,32 +98,6 @@ def _address(settings: Settings) -> Iterator[socket.socket]:
         yield listening
 
 
-@contextlib.contextmanager
-def _state_directory(state: Path) -> Iterator[Path]:
-    """Creates the directory if need be and holds it for this process alone."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = (state / "daemon.lock").open("a+", encoding="ascii")
-    except OSError as error:
-        raise StateError(
-            f"The state directory {state} cannot be used: {error}. Give a writable one to --state."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise StateInUse(
-                f"Another daemon (process {holder}) uses the state directory {state}. Stop it first, or give another "
-                "directory to --state."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield state.resolve()
-
-
 async def _serve(
     settings: Settings,
     keyring: Keyring | None,
@@ -133,6 +112,7 @@ async def _serve(
         server = _server(app, settings.serving.drain_seconds)
         _listen_to_signals(server, daemon.updates, functools.partial(_reload, app, reread))
         scheduler = _scheduler(daemon.updates, settings)
+        _keep_limits(scheduler, daemon.services)
         follower = asyncio.create_task(daemon.rollouts.follow_forever())
         _say_hello(f"http://{f'[{host}]' if ':' in host else host}:{port}", app.state.services, settings)
         try:
@@ -211,6 +191,27 @@ def _scheduler(updates: Updates, settings: Settings) -> BackgroundScheduler:
     )
     scheduler.start()
     return scheduler
+
+
+def _keep_limits(scheduler: BackgroundScheduler, services: Services) -> None:
+    """Deletes daily what is too old or too much, if there is a limit."""
+    if services.experience.keep_days or services.experience.max_megabytes:
+        scheduler.add_job(
+            _retain,
+            "interval",
+            args=(services,),
+            days=1,
+            misfire_grace_time=None,
+            coalesce=True,
+            max_instances=1,
+            next_run_time=datetime.now().astimezone() + timedelta(seconds=FIRST_RETENTION_SECONDS),
+        )
+
+
+def _retain(services: Services) -> None:
+    done = retain(services.store, services.learner, services.experience, services.now)
+    log = logger.info if done.fits else logger.warning
+    log("retention done" if done.fits else "what is needed exceeds max_megabytes", extra={"fields": asdict(done)})
 
 
 def _say_hello(url: str, services: Services, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.daemon.jobs import Base, configuration, make_job, make_manifest
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.errors import NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
-from selflearn.experience import Snapshot, choose_roles
+from selflearn.experience import Snapshot, choose_roles, funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Limits, Measurements, Verdict, decide
 from selflearn.learning.job import read_job, write_job
@@ -88,6 +88,7 @@ class Updates:
         self._idle_seconds, self._loop, self._now = idle_seconds, loop, now
         self._lock = threading.Lock()
         self._running: _Running | None = None
+        self._not_enough: str | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -102,7 +103,8 @@ class Updates:
             except UpdateRunning:
                 waiting = "running", ""
             except NotEnoughExamples as error:
-                waiting = "too_few_examples", str(error)
+                waiting = error.reason, str(error)
+                self._not_enough = str(error)
         if waiting is not None:
             self._metrics.learning_skipped.labels(waiting[0]).inc()
 
@@ -115,7 +117,7 @@ class Updates:
                 number = self._running.update
                 raise UpdateRunning(f"Update {number} is running. Wait for it, or: selflearn learn cancel.")
             running = self._store.write(lambda connection: self._open(connection, trigger))
-            self._running = running
+            self._running, self._not_enough = running, None
             self._thread = threading.Thread(target=self._carry_out, args=(running,), name=f"update-{running.update}")
             self._thread.start()
         return running.update
@@ -136,6 +138,19 @@ class Updates:
         if running.worker is not None:
             running.worker.cancel()
         return True
+
+    def end_update(self, number: int, reason: str, timeout_seconds: float = 60.0) -> None:
+        """See ``LearningControl.end_update``."""
+        with self._lock:
+            running, thread = self._running, self._thread
+        if running is None or thread is None or running.update != number:
+            return
+        self.cancel(reason)
+        thread.join(timeout_seconds)
+        if thread.is_alive():
+            raise UpdateRunning(
+                f"Update {number} was told to end and still runs after {timeout_seconds:.0f} s. Wait, then try again."
+            )
 
     def interrupt(self) -> None:
         """Asks the running update to end because the daemon ends; no further one starts. Returns at once."""
@@ -162,15 +177,17 @@ class Updates:
         """See ``LearningControl.status``."""
         running = self._running
         waiting = self._reason_to_wait()
-        return {
+        soon = self._not_enough or "the next look of the schedule"
+        found = {
             "enabled": self._learning.enabled,
             "paused": overview.is_paused(self._store),
-            "waiting_for": None if running is not None else waiting[1] if waiting else "the next look of the schedule",
+            "waiting_for": None if running is not None else waiting[1] if waiting else soon,
             "fresh": self._new_examples()[0],
             "needed": self._learning.min_examples,
             "running": None if running is None else self._describe(running),
             "last": overview.last_update(self._store, self._learner),
         }
+        return {**found, "why_not": why_not(found, funnel(self._store, self._learner))}
 
     def _describe(self, running: _Running) -> dict[str, Any]:
         progress, now = running.progress, self._now()
@@ -204,19 +221,7 @@ class Updates:
         return reason_to_wait(situation, self._learning)
 
     def _new_examples(self) -> tuple[int, float]:
-        """Fresh examples that came since the last update began, and when the oldest of them came.
-
-        What an update was refused or inconclusive over is not tried again until something new comes: looking again and
-        again at the same data would in the end find a pass by chance.
-        """
-        found = self._store.read(
-            "SELECT count(*) AS new, coalesce(min(created_at), 0) AS oldest FROM examples"
-            " WHERE learner = :learner AND state = 'fresh' AND created_at > coalesce(("
-            "   SELECT max(started_at) FROM updates"
-            "   WHERE learner = :learner AND state NOT IN ('cancelled', 'interrupted')), 0)",
-            {"learner": self._learner},
-        )
-        return int(found[0]["new"]), float(found[0]["oldest"])
+        return new_examples(self._store, self._learner)
 
     # One update
 
@@ -313,9 +318,8 @@ class Updates:
         )
 
     def _promote(self, running: _Running, candidate: Path, report: dict[str, Any], verdict: Verdict) -> str:
-        manifest = make_manifest(
-            read_job(candidate.parent), self._base, running.snapshot, verdict, created_at=self._now()
-        )
+        used = running.snapshot.without({row["id"] for row in report["left_out"]})
+        manifest = make_manifest(read_job(candidate.parent), self._base, used, verdict, created_at=self._now())
         manifest_sha256 = write_manifest(candidate, manifest)
         target = version_directory(self._state, running.update)
         reach("before-rename")

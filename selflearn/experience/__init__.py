@@ -1,41 +1,73 @@
 """Experience: what was asked and answered, what people said about it, and the examples that come of it.
 
 Interactions are redacted and recorded; feedback is checked and becomes examples; examples get roles in updates. The
-room does not know how training works, which version is served (callers name the line of versions), or HTTP.
+room does not know how training works, how a version comes to be served, or HTTP.
 """
 
 from __future__ import annotations
 
+from selflearn.experience.browsing import list_examples, list_interactions, show_example, show_interaction, sources
+from selflearn.experience.curation.near_duplicates import prepare_near_duplicates
+from selflearn.experience.curation.problems import check_languages
 from selflearn.experience.examples import Example, load_examples
-from selflearn.experience.feedback import KINDS, FeedbackReceipt, add_feedback, list_feedback
-from selflearn.experience.funnel import counts, fresh_count
+from selflearn.experience.feedback import FeedbackReceipt, add_feedback, list_feedback
+from selflearn.experience.funnel import QUARANTINE, counts, funnel, why_not
+from selflearn.experience.implicit import add_event, observe, observes
 from selflearn.experience.recording import (
     begin_interaction,
     finish_interaction,
     get_interaction,
     interrupt_interactions,
 )
-from selflearn.experience.redaction import redact
-from selflearn.experience.splits import ROLES, Snapshot, choose_roles, derive_states, note_refusal, record_roles
+from selflearn.experience.redaction import check_detector, redact
+from selflearn.experience.roles.candidates import new_examples
+from selflearn.experience.roles.sampling import note_replays
+from selflearn.experience.roles.splits import ROLES, Snapshot, choose_roles, note_refusal, record_roles
+from selflearn.experience.roles.states import derive_states, state_of
+from selflearn.experience.signals import KINDS
+from selflearn.experience.trust.orders import Order, quarantine_examples, quarantine_source, release
+from selflearn.experience.trust.quarantine import LEFT_OUT, leave_out
 
 __all__ = [
     "KINDS",
+    "LEFT_OUT",
+    "QUARANTINE",
     "ROLES",
     "Example",
     "FeedbackReceipt",
+    "Order",
     "Snapshot",
+    "add_event",
     "add_feedback",
     "begin_interaction",
+    "check_detector",
+    "check_languages",
     "choose_roles",
     "counts",
     "derive_states",
     "finish_interaction",
-    "fresh_count",
+    "funnel",
     "get_interaction",
     "interrupt_interactions",
+    "leave_out",
+    "list_examples",
     "list_feedback",
+    "list_interactions",
     "load_examples",
+    "new_examples",
     "note_refusal",
+    "note_replays",
+    "observe",
+    "observes",
+    "prepare_near_duplicates",
+    "quarantine_examples",
+    "quarantine_source",
     "record_roles",
     "redact",
+    "release",
+    "show_example",
+    "show_interaction",
+    "sources",
+    "state_of",
+    "why_not",
 ]

@@ -1,138 +1,125 @@
-"""Examples: a prompt and the answer that the model shall learn to give, with what makes two of them the same."""
+"""Examples: a prompt and what the model shall learn from it, with what makes two of them the same."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import sqlite3
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
-from selflearn.config import JudgingSettings
+from selflearn.config import ExperienceSettings
+from selflearn.experience.curation import near_duplicates
+from selflearn.experience.curation.problems import Problem, problem_of
+from selflearn.experience.roles.states import state_of
+from selflearn.experience.signals import CURATED, SINGLE, TRAINABLE, Kind, Objective
+from selflearn.experience.texts import digest_of
+from selflearn.experience.trust import contradictions
+from selflearn.experience.trust.quarantine import DOWN_RATED, SUPERSEDED, UNTRAINED
 from selflearn.store import rows
 
-ExampleKind = Literal["correction", "rating"]
-ExampleState = Literal["fresh", "held", "due", "trained", "reserve", "suspect", "quarantined"]
+ExampleState = Literal["fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "waiting", "forgotten"]
 
-SUPERSEDED: Final = "superseded"
-DOWN_RATED: Final = "down-rated"
-#: States of examples that no update has learned from, so that a newer word of the same interaction may replace them.
-_UNTRAINED: Final = ("fresh", "held", "due", "reserve")
-
-_COLUMNS: Final = (
-    "examples.id, examples.kind, examples.messages, examples.target, examples.digest, examples.cluster,"
-    " examples.state, interactions.conversation"
-)
+#: How the source of an import is named: what comes in bulk may also fill the reserve.
+IMPORTED: Final = "import:"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt (chat messages) and its target answer. ``digest`` names its content, ``cluster`` its likes."""
+    """One prompt (chat messages) and its target answer. ``digest`` names its content, ``cluster`` its likes.
+
+    ``rejected`` is an answer that is worse than the target, ``reward`` a number for it; None where nobody said so. An
+    operator answers for what is ``vouched``.
+    """
 
     id: int
-    kind: ExampleKind
+    kind: Kind
+    objective: Objective
     messages: tuple[Mapping[str, Any], ...]
     target: str
+    rejected: str | None
+    reward: float | None
     digest: str
     cluster: str
     state: ExampleState
     conversation: str
+    source: str
+    vouched: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a new example comes from."""
+    """Where a new example comes from. What was imported has no interaction."""
 
     learner: str
     feedback_id: str
-    interaction_id: str
+    interaction_id: str | None
+    conversation: str
     source: str
+    user: str | None
     created_at: float
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What an example would say."""
+
+    kind: Kind
+    objective: Objective
+    messages: Sequence[Mapping[str, Any]]
+    target: str
+    rejected: str | None = None
+    reward: float | None = None
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the content: equal for exact duplicates."""
+        if self.objective == "supervised":
+            return digest_of(self.messages, self.target)
+        reward = None if self.reward is None else repr(self.reward)
+        return digest_of(self.messages, self.target, self.objective, self.rejected, reward)
+
+
+@dataclass(frozen=True, slots=True)
 class Added:
-    """What became of an offered example; ``folded`` if it was known already."""
+    """What became of an offer: a new example, one that was known already, or one that is held back."""
 
     example_id: int
-    folded: bool
+    status: Literal["accepted", "folded", "quarantined"]
+    detail: str
 
 
-def normalise(text: str) -> str:
-    """The text as comparisons see it: NFKC, case folded, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A new example's place: what it is, whose like it is, and whether something keeps it from training."""
+
+    digest: str
+    placement: near_duplicates.Placement
+    problem: Problem | None
 
 
-def digest_of(messages: Sequence[Mapping[str, Any]], target: str) -> str:
-    """SHA-256 (hex) of the normalised prompt and target: equal for exact duplicates."""
-    turns = [[str(message.get("role", "")), normalise(content_text(message))] for message in messages]
-    return _sha256(json.dumps([turns, normalise(target)], ensure_ascii=False))
+def add_example(connection: sqlite3.Connection, origin: Origin, offer: Offer, settings: ExperienceSettings) -> Added:
+    """Adds an example, folds it into the one that it duplicates, or puts it into quarantine.
 
-
-def cluster_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 (hex) of the words of the last user turn: equal for examples that must never be told apart.
-
-    The conversation is left out on purpose: two people who ask the same question get one cluster, so that an answer
-    to it cannot train while another answer to it judges.
+    An older, untrained example of the same interaction and objective is quarantined as superseded (but for comments
+    and comparisons, of which an interaction may have several).
     """
-    asked = [message for message in messages if message.get("role") == "user"]
-    text = normalise(content_text(asked[-1])) if asked else "\n".join(normalise(content_text(m)) for m in messages)
-    words = " ".join(re.findall(r"\w+", text))
-    return _sha256(words or text)
-
-
-def content_text(message: Mapping[str, Any]) -> str:
-    """The text of a chat message, whose content is a string or a list of parts."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return ""
-
-
-def add_example(
-    connection: sqlite3.Connection,
-    origin: Origin,
-    *,
-    kind: ExampleKind,
-    messages: Sequence[Mapping[str, Any]],
-    target: str,
-    judging: JudgingSettings,
-) -> Added:
-    """Adds an example, or folds it into the one that it duplicates.
-
-    An older, untrained target of the same interaction is quarantined as superseded. A correction is ``fresh``; an
-    up-rated answer may go to the permanent reserve instead.
-    """
-    digest, cluster = digest_of(messages, target), cluster_of(messages)
-    known = rows(connection, "SELECT * FROM examples WHERE learner = ? AND digest = ?", (origin.learner, digest))
-    retire_examples(connection, origin.interaction_id, SUPERSEDED, except_digest=digest)
-    if known:
-        _fold(connection, known[0], origin, target)
-        return Added(example_id=known[0]["id"], folded=True)
-    reserved = kind == "rating" and _goes_to_reserve(connection, origin.learner, cluster, judging)
-    cursor = connection.execute(
-        "INSERT INTO examples (learner, feedback_id, interaction_id, kind, messages, target, digest, cluster, state,"
-        " source, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            origin.learner,
-            origin.feedback_id,
-            origin.interaction_id,
-            kind,
-            json.dumps(list(messages)),
-            target,
-            digest,
-            cluster,
-            "reserve" if reserved else "fresh",
-            origin.source,
-            origin.created_at,
-        ),
-    )
-    return Added(example_id=int(cursor.lastrowid or 0), folded=False)
+    digest = offer.digest()
+    if origin.interaction_id is not None and offer.objective in SINGLE:
+        retire_examples(connection, origin.interaction_id, SUPERSEDED, except_digest=digest, objective=offer.objective)
+    known = _known(connection, origin.learner, digest)
+    if known is not None:
+        return _fold(connection, known, origin, offer)
+    placement = near_duplicates.place(connection, origin.learner, offer.messages, settings.near_duplicate_similarity)
+    problem = problem_of(offer.messages, offer.target, settings) if offer.objective in CURATED else None
+    if problem is None:
+        twin = near_duplicates.twin(
+            connection, origin.learner, origin.source, placement.cluster, offer, settings.near_duplicate_similarity
+        )
+        if twin is not None:
+            connection.execute("UPDATE examples SET duplicates = duplicates + 1 WHERE id = ?", (twin,))
+            return Added(twin, "folded", f"nearly the same as example {twin}")
+        problem = contradictions.hold(connection, origin.learner, origin.source, placement.cluster, offer)
+    return _insert(connection, origin, offer, _Placed(digest, placement, problem), settings)
 
 
 def retire_examples(
@@ -141,52 +128,151 @@ def retire_examples(
     reason: str,
     *,
     except_digest: str = "",
-    kind: ExampleKind | None = None,
+    kind: Kind | None = None,
+    objective: Objective | None = None,
+    implicit: bool = False,
 ) -> int:
-    """Quarantines the untrained examples of an interaction (of one kind, if named); returns how many."""
-    marks = ", ".join("?" for _ in _UNTRAINED)
+    """Quarantines the untrained examples of an interaction; returns how many.
+
+    Only those of one kind or objective, if named; ``implicit``: only those that nobody asked for in so many words.
+    """
+    marks = ", ".join("?" for _ in UNTRAINED)
     return connection.execute(
-        f"UPDATE examples SET state = 'quarantined', reason = ? WHERE interaction_id = ? AND digest != ?"
-        f" AND (? IS NULL OR kind = ?) AND state IN ({marks})",
-        (reason, interaction_id, except_digest, kind, kind, *_UNTRAINED),
+        "UPDATE examples SET state = 'quarantined', reason = ?, detail = NULL WHERE interaction_id = ? AND digest != ?"
+        f" AND (? IS NULL OR kind = ?) AND (? IS NULL OR objective = ?) AND state IN ({marks})"
+        " AND (NOT ? OR feedback_id IN (SELECT id FROM feedback WHERE signal IS NOT NULL))",
+        (reason, interaction_id, except_digest, kind, kind, objective, objective, *UNTRAINED, implicit),
     ).rowcount
 
 
 def load_examples(connection: sqlite3.Connection, condition: str, parameters: Sequence[Any]) -> list[Example]:
-    """Examples that meet a condition on ``examples`` (with its ordering), with the conversation they come from."""
-    sql = f"SELECT {_COLUMNS} FROM examples JOIN interactions ON interactions.id = examples.interaction_id"
-    return [_example(row) for row in rows(connection, f"{sql} WHERE {condition}", parameters)]
+    """Examples that meet a condition on the table ``examples`` (with its ordering and limit)."""
+    columns = ", ".join(f"examples.{field.name}" for field in fields(Example))
+    found = rows(connection, f"SELECT {columns} FROM examples WHERE {condition}", parameters)
+    return [
+        Example(**{**row, "messages": tuple(json.loads(row["messages"])), "vouched": bool(row["vouched"])})
+        for row in found
+    ]
 
 
-def _example(row: Mapping[str, Any]) -> Example:
-    return Example(**{**row, "messages": tuple(json.loads(row["messages"]))})
+def _known(connection: sqlite3.Connection, learner: str, digest: str) -> dict[str, Any] | None:
+    found = rows(
+        connection,
+        "SELECT id, state, reason, interaction_id, cluster FROM examples WHERE learner = ? AND digest = ?",
+        (learner, digest),
+    )
+    if found and found[0]["state"] == "forgotten":
+        # It was forgotten, and somebody says it again: that is a new example. The old row keeps its place in updates.
+        connection.execute("UPDATE examples SET digest = 'forgotten:' || id WHERE id = ?", (found[0]["id"],))
+        return None
+    return found[0] if found else None
 
 
-def _fold(connection: sqlite3.Connection, known: Mapping[str, Any], origin: Origin, target: str) -> None:
+def _fold(connection: sqlite3.Connection, known: Mapping[str, Any], origin: Origin, offer: Offer) -> Added:
     connection.execute("UPDATE examples SET duplicates = duplicates + 1 WHERE id = ?", (known["id"],))
-    if known["interaction_id"] == origin.interaction_id and known["state"] in _UNTRAINED:
+    if known["interaction_id"] == origin.interaction_id and known["state"] in UNTRAINED:
         # The same person spells it differently (case, spacing): the latest spelling is what shall be learned.
-        connection.execute("UPDATE examples SET target = ? WHERE id = ?", (target, known["id"]))
+        connection.execute("UPDATE examples SET target = ? WHERE id = ?", (offer.target, known["id"]))
     if known["state"] == "quarantined" and known["reason"] in (SUPERSEDED, DOWN_RATED):
-        # It was taken back by its own interaction; another one now vouches for it.
-        connection.execute(
-            "UPDATE examples SET state = 'fresh', reason = NULL, target = ?, feedback_id = ?, interaction_id = ?,"
-            " source = ? WHERE id = ?",
-            (target, origin.feedback_id, origin.interaction_id, origin.source, known["id"]),
-        )
+        # It was taken back; it is said again, which may contradict somebody now.
+        problem = contradictions.hold(connection, origin.learner, origin.source, known["cluster"], offer)
+        _revive(connection, known["id"], origin, offer, problem)
+        if problem:
+            return Added(known["id"], "quarantined", _told(known["id"], problem))
+    return Added(known["id"], "folded", f"the same as example {known['id']}")
 
 
-def _goes_to_reserve(connection: sqlite3.Connection, learner: str, cluster: str, judging: JudgingSettings) -> bool:
-    """Whether an up-rated answer never trains: a fixed share by hash, bounded, of clusters that nothing else is in."""
-    if int(cluster[:13], 16) / 16**13 >= judging.reserve_share:
+def _revive(
+    connection: sqlite3.Connection, example_id: int, origin: Origin, offer: Offer, problem: Problem | None
+) -> None:
+    # Before it was taken back it may have had roles in the line that is served: they bind it as they do all others.
+    state = "quarantined" if problem else state_of(connection, origin.learner, example_id)
+    connection.execute(
+        "UPDATE examples SET state = ?, reason = ?, detail = ?, vouched = 0, target = ?, feedback_id = ?,"
+        " interaction_id = ?, conversation = ?, source = ?, user = ? WHERE id = ?",
+        (
+            state,
+            problem.reason if problem else None,
+            problem.detail if problem else None,
+            offer.target,
+            origin.feedback_id,
+            origin.interaction_id,
+            origin.conversation,
+            origin.source,
+            origin.user,
+            example_id,
+        ),
+    )
+
+
+def _told(example_id: int, problem: Problem) -> str:
+    return f"example {example_id} is in quarantine ({problem.reason}): {problem.detail}"
+
+
+def _insert(
+    connection: sqlite3.Connection, origin: Origin, offer: Offer, placed: _Placed, settings: ExperienceSettings
+) -> Added:
+    problem, cluster = placed.problem, placed.placement.cluster
+    values = {
+        "learner": origin.learner,
+        "feedback_id": origin.feedback_id,
+        "interaction_id": origin.interaction_id,
+        "conversation": origin.conversation,
+        "kind": offer.kind,
+        "objective": offer.objective,
+        "messages": json.dumps(list(offer.messages)),
+        "target": offer.target,
+        "rejected": offer.rejected,
+        "reward": offer.reward,
+        "digest": placed.digest,
+        "cluster": cluster,
+        "signature": placed.placement.signature,
+        "state": _first_state(connection, origin, offer, placed, settings),
+        "reason": problem.reason if problem else None,
+        "detail": problem.detail if problem else None,
+        "source": origin.source,
+        "user": origin.user,
+        "created_at": origin.created_at,
+    }
+    marks = ", ".join(f":{name}" for name in values)
+    number = int(
+        connection.execute(f"INSERT INTO examples ({', '.join(values)}) VALUES ({marks})", values).lastrowid or 0
+    )
+    near_duplicates.index(connection, number, placed.placement.signature)
+    if problem:
+        return Added(number, "quarantined", _told(number, problem))
+    if values["state"] == "waiting":
+        kept = offer.objective.replace("_", " ")
+        return Added(number, "accepted", f"new example {number}, kept: updates do not train {kept} yet")
+    return Added(number, "accepted", f"new example {number}")
+
+
+def _first_state(
+    connection: sqlite3.Connection, origin: Origin, offer: Offer, placed: _Placed, settings: ExperienceSettings
+) -> ExampleState:
+    if placed.problem is not None:
+        return "quarantined"
+    if offer.objective not in TRAINABLE:
+        return "waiting"
+    # A correction is there to be learned; an up-rated or imported answer may measure retention instead.
+    eligible = offer.kind == "rating" or origin.source.startswith(IMPORTED)
+    if eligible and _goes_to_reserve(connection, origin.learner, placed.placement.cluster, settings):
+        return "reserve"
+    return "fresh"
+
+
+def _goes_to_reserve(connection: sqlite3.Connection, learner: str, cluster: str, settings: ExperienceSettings) -> bool:
+    """Whether an answer never trains: a fixed share by hash, bounded, of clusters that nothing else is in."""
+    if int(cluster[:13], 16) / 16**13 >= settings.reserve_share:
         return False
-    reserve, others = connection.execute(
-        "SELECT coalesce(sum(state = 'reserve'), 0), coalesce(sum(cluster = ? AND state != 'reserve'), 0)"
-        " FROM examples WHERE learner = ? AND (state = 'reserve' OR cluster = ?)",
-        (cluster, learner, cluster),
-    ).fetchone()
-    return bool(reserve < judging.max_reserve and not others)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    tally = rows(
+        connection,
+        "SELECT number FROM tallies WHERE learner = ? AND subject = 'examples' AND label = 'reserve'",
+        (learner,),
+    )
+    if tally and tally[0]["number"] >= settings.max_reserve:
+        return False
+    others = (
+        "SELECT 1 FROM examples WHERE learner = ? AND cluster = ? AND state NOT IN ('reserve', 'forgotten') LIMIT 1"
+    )
+    return not rows(connection, others, (learner, cluster))

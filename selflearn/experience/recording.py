@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from selflearn.config import ExperienceSettings
 from selflearn.errors import NotFound
-from selflearn.experience.redaction import pseudonym, redact, redact_tree
+from selflearn.experience.redaction import DEFAULTS, pseudonym, redact, redact_tree
+from selflearn.experience.signals import Role
 from selflearn.store import Store, rows
 
 FinalState = Literal["completed", "failed", "cancelled"]
@@ -23,34 +26,43 @@ def begin_interaction(
     learner: str,
     conversation: str,
     source: str,
+    user: str | None,
+    role: Role,
     version: int,
     messages: Sequence[Mapping[str, Any]],
     parameters: Mapping[str, Any],
     prompt_tokens: int | None,
+    settings: ExperienceSettings = DEFAULTS,
     now: Callable[[], float] = time.time,
 ) -> Future[None]:
     """Records a request in state ``running``; the future resolves once the row is durable.
+
+    ``source`` is the name of the key that it came with, ``role`` what that key may do, and ``user`` whom the client
+    says it asks for.
 
     Secrets are redacted before anything reaches the database (in the writer thread, off the caller's event loop).
     """
     created_at = now()
 
     def work(connection: sqlite3.Connection) -> None:
-        clean_messages, in_messages = redact_tree(list(messages))
-        clean_parameters, in_parameters = redact_tree(dict(parameters))
+        clean_messages, in_messages = redact_tree(list(messages), settings)
+        clean_parameters, in_parameters = redact_tree(dict(parameters), settings)
         connection.execute(
-            "INSERT INTO interactions (id, learner, conversation, source, version, messages, state, parameters,"
-            " prompt_tokens, redactions, created_at) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, ?, ?, ?)",
+            "INSERT INTO interactions (id, learner, conversation, source, user, role, version, messages, state,"
+            " parameters, prompt_tokens, redactions, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?, ?)",
             (
                 interaction_id,
                 learner,
                 pseudonym(conversation),
                 pseudonym(source),
+                None if user is None else pseudonym(user),
+                role,
                 version,
                 json.dumps(clean_messages),
                 json.dumps(clean_parameters),
                 prompt_tokens,
-                in_messages + in_parameters,
+                count_redactions(connection, learner, in_messages + in_parameters),
                 created_at,
             ),
         )
@@ -66,20 +78,23 @@ def finish_interaction(
     state: FinalState,
     finish_reason: str | None,
     completion_tokens: int | None,
+    settings: ExperienceSettings = DEFAULTS,
     now: Callable[[], float] = time.time,
 ) -> Future[None]:
     """Records how a request ended; the future fails with :class:`NotFound` if its beginning was never recorded."""
     completed_at = now()
 
     def work(connection: sqlite3.Connection) -> None:
-        clean_answer, found = redact(answer) if answer is not None else (None, 0)
-        changed = connection.execute(
+        clean_answer, found = redact(answer, settings) if answer is not None else (None, Counter[str]())
+        changed = rows(
+            connection,
             "UPDATE interactions SET answer = ?, state = ?, finish_reason = ?, completion_tokens = ?,"
-            " redactions = redactions + ?, completed_at = ? WHERE id = ?",
-            (clean_answer, state, finish_reason, completion_tokens, found, completed_at, interaction_id),
-        ).rowcount
-        if changed == 0:
+            " redactions = redactions + ?, completed_at = ? WHERE id = ? RETURNING learner",
+            (clean_answer, state, finish_reason, completion_tokens, found.total(), completed_at, interaction_id),
+        )
+        if not changed:
             raise unknown_interaction(interaction_id)
+        count_redactions(connection, changed[0]["learner"], found)
 
     return store.submit(work)
 
@@ -101,9 +116,36 @@ def load_interaction(connection: sqlite3.Connection, learner: str, interaction_i
     """As :func:`get_interaction`, inside a transaction."""
     found = rows(connection, "SELECT * FROM interactions WHERE id = ? AND learner = ?", (interaction_id, learner))
     if not found:
-        raise unknown_interaction(interaction_id)
+        raise _forgotten(connection, learner, interaction_id) or unknown_interaction(interaction_id)
     row = found[0]
     return {**row, "messages": json.loads(row["messages"]), "parameters": json.loads(row["parameters"])}
+
+
+def count_redactions(connection: sqlite3.Connection, learner: str, found: Counter[str]) -> int:
+    """Adds what was redacted to the tallies, by kind; returns how many there were."""
+    connection.executemany(
+        "INSERT INTO tallies VALUES (?, 'redactions', ?, ?)"
+        " ON CONFLICT (learner, subject, label) DO UPDATE SET number = number + excluded.number",
+        [(learner, kind, number) for kind, number in found.items()],
+    )
+    return found.total()
+
+
+def _forgotten(connection: sqlite3.Connection, learner: str, interaction_id: str) -> NotFound | None:
+    """The error for an id whose interaction was there once; None if there is no tombstone of it."""
+    found = rows(
+        connection,
+        "SELECT 1 FROM tombstones WHERE subject = 'interaction' AND subject_id = ? AND learner = ? LIMIT 1",
+        (interaction_id, learner),
+    )
+    if not found:
+        return None
+    return NotFound(
+        f"The interaction {interaction_id[:80]!r} was forgotten, or its time was up: what was asked and answered is no "
+        "longer here, and nothing can be said about it any more.",
+        param="interaction_id",
+        code="interaction_forgotten",
+    )
 
 
 def unknown_interaction(interaction_id: str) -> NotFound:

@@ -19,13 +19,18 @@ ROLES: tuple[Role, ...] = ("train", "replay", "holdout", "retained")
 
 @dataclass(frozen=True, slots=True)
 class JobExample:
-    """One example in its role: the prompt as chat messages and the response to learn or to judge on."""
+    """One example in its role: the prompt as chat messages and the response to learn or to judge on.
+
+    ``source`` says whose norm its loss is compared with; for ``vouched`` ones an operator answers.
+    """
 
     id: int
     role: Role
     digest: str
     messages: list[dict[str, Any]]
     target: str
+    source: str = ""
+    vouched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ UPDATE_OUTCOMES = ("promoted", "refused", "inconclusive", "failed", "cancelled",
 TRACKS = ("stable", "canary", "pinned")
 ANSWER_STATES = ("completed", "failed", "cancelled")
 FAILURES = ("damaged", "proof", "engine", "died")
-EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined")
+EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "waiting", "forgotten")
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,9 @@ class Metrics:
         self.interactions = self._counter("interactions", "Interactions recorded durably.")
         self.feedback = self._counter("feedback", "Feedback received, refused included.", ("kind", "status"))
         self.examples = self._gauge("examples", "Examples by state.", ("state",))
+        self.quarantined_examples = self._gauge("quarantined_examples", "Examples in quarantine, by why.", ("reason",))
+        self.redactions = self._counter("redactions", "Secrets and personal data that were not stored.", ("kind",))
+        self._redacted: Counts[str] = Counts()
         self.store_write_errors = self._counter("store_write_errors", "Writes that the database refused.")
         for state in EXAMPLE_STATES:
             self.examples.labels(state)
@@ -134,6 +138,17 @@ class Metrics:
         """Sets the number of examples of each state; states not named become 0."""
         for state in {*EXAMPLE_STATES, *by_state}:
             self.examples.labels(state).set(by_state.get(state, 0))
+
+    def set_quarantined(self, by_reason: Mapping[str, int]) -> None:
+        """Sets the number of examples in quarantine for each reason; the caller sees to it that reasons are few."""
+        for reason, number in by_reason.items():
+            self.quarantined_examples.labels(reason).set(number)
+
+    def set_redactions(self, by_kind: Mapping[str, int]) -> None:
+        """Brings the counter of redactions up to these totals, which never fall."""
+        for kind, number in by_kind.items():
+            self.redactions.labels(kind).inc(max(0, number - self._redacted[kind]))
+            self._redacted[kind] = max(number, self._redacted[kind])
 
     def observe_answer(
         self,

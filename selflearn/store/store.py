@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 #: Most works that share one commit: bounds how long the first of them waits for the last.
 _MAX_GROUP: Final = 256
+#: When nothing was written for so long after so many works, the writer moves the log into the database: later, some
+#: request would have to wait for that.
+_IDLE_SECONDS: Final = 0.1
+_IDLE_WORKS: Final = 64
 
 
 def database_path(state: Path) -> Path:
@@ -37,6 +41,7 @@ def database_path(state: Path) -> Path:
 class _Work(Generic[T]):
     function: Callable[[sqlite3.Connection], T]
     future: Future[T]
+    alone: bool = False  # in no transaction
 
 
 class Store:
@@ -59,6 +64,8 @@ class Store:
         self.now = now
         self.on_write_error = on_write_error
         self.write_errors = 0
+        #: Whether the last commit that had something to write went through.
+        self.writable = True
         self._busy_timeout = busy_timeout
         self._writer = connection
         self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
@@ -66,6 +73,7 @@ class Store:
         self._lock = threading.Lock()
         self._readers: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._local = threading.local()
+        self._since_checkpoint = 0  # works
         # A daemon thread: a process that ends without close() must not hang; unacknowledged works may be lost then.
         self._thread = threading.Thread(target=self._run, name="selflearn-store", daemon=True)
         self._thread.start()
@@ -95,20 +103,34 @@ class Store:
         It fails with the work's own exception, or with ``StoreUnavailable`` if the database could not be written.
         A submitted work is always tried: cancelling the future has no effect.
         """
+        return self._queued(work, alone=False)
+
+    def _queued(self, work: Callable[[sqlite3.Connection], T], *, alone: bool) -> Future[T]:
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
             if not self._closed:
-                self._queue.put(_Work(work, future))
+                self._queue.put(_Work(work, future, alone))
                 return future
         future.set_exception(StoreUnavailable(f"The database {self.path} is closed: the daemon is stopping."))
         return future
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a work and returns its result once it is durable; raises as :meth:`submit` says."""
+        return self._result(work, alone=False)
+
+    def maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs what cannot run in a transaction (``wal_checkpoint``, ``VACUUM``); every other work waits for it.
+
+        It must be this connection that does it: SQLite before 3.51.3 may damage a database of which two connections
+        write and checkpoint at the same time (its "WAL-reset bug").
+        """
+        return self._result(work, alone=True)
+
+    def _result(self, work: Callable[[sqlite3.Connection], T], *, alone: bool) -> T:
         if threading.current_thread() is self._thread:
             raise StateError("A work called Store.write: use the connection that the work was given instead.")
-        return self.submit(work).result()
+        return self._queued(work, alone=alone).result()
 
     # Reading
 
@@ -169,8 +191,8 @@ class Store:
         open_ = True
         while open_:
             group: list[_Work[Any]] = []
-            item = self._queue.get()
-            while item is not None:
+            item = self._next()
+            while item is not None and not item.alone:
                 group.append(item)
                 if len(group) == _MAX_GROUP or self._queue.empty():
                     break
@@ -178,9 +200,33 @@ class Store:
             open_ = item is not None
             if group:
                 self._commit(group)
+            if item is not None and item.alone:
+                self._run_alone(item)
+
+    def _next(self) -> _Work[Any] | None:
+        """Waits for what is queued next; in a pause the log is moved into the database. None: there is no more."""
+        if self._since_checkpoint >= _IDLE_WORKS:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=_IDLE_SECONDS)
+            self._since_checkpoint = 0
+            with contextlib.suppress(sqlite3.Error):  # nothing is lost: what is committed stays in the log
+                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return self._queue.get()
+
+    def _run_alone(self, work: _Work[Any]) -> None:
+        try:
+            result = work.function(self._writer)
+        except BaseException as error:  # any exception belongs to its caller, not to this thread
+            if is_unavailable(error):
+                self._count_error()
+                error = unavailable(self.path, error)
+            work.future.set_exception(error)
+        else:
+            work.future.set_result(result)
 
     def _commit(self, group: list[_Work[Any]]) -> None:
         """Runs a group of works in one transaction and resolves their futures, never before its end."""
+        before = self._writer.total_changes
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             outcomes = [(work, *self._attempt(work)) for work in group]
@@ -188,6 +234,10 @@ class Store:
         except (sqlite3.Error, OSError, StateError) as error:
             self._fail_all(group, error)
             return
+        self._since_checkpoint += len(group)
+        failures = [failure for _, _, failure in outcomes]
+        if None in failures and self._writer.total_changes > before:  # a commit of nothing proves nothing
+            self.writable = not any(isinstance(failure, StoreUnavailable) for failure in failures)
         for work, result, failure in outcomes:
             if failure is None:
                 work.future.set_result(result)
@@ -220,12 +270,14 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
         self._count_error()
+        self._since_checkpoint = _IDLE_WORKS  # with the log moved into the database, its space can be used again
         failure = unavailable(self.path, error)
         failure.__cause__ = error
         for work in group:
             work.future.set_exception(failure)
 
     def _count_error(self) -> None:
+        self.writable = False
         self.write_errors += 1
         if self.on_write_error is None:
             return

@@ -32,7 +32,6 @@ from selflearn.versions.rollouts import (
     served,
     undo_target,
     verify_registered,
-    write_audit,
 )
 
 __all__ = [
@@ -71,6 +70,5 @@ __all__ = [
     "version_name",
     "why",
     "work_directory",
-    "write_audit",
     "write_manifest",
 ]

@@ -15,6 +15,7 @@ from typing import Final
 
 from selflearn.errors import BadRequest, Conflict
 from selflearn.store import rows
+from selflearn.store.audit import write_audit
 from selflearn.versions.rollouts import (
     ACTOR,
     Canary,
@@ -26,7 +27,6 @@ from selflearn.versions.rollouts import (
     served,
     unknown_version,
     verify_registered,
-    write_audit,
     write_row,
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from selflearn.experience import ROLES
+from selflearn.experience import LEFT_OUT, ROLES
 from selflearn.store import Store
 from selflearn.versions.names import version_name
 from selflearn.versions.registry import unknown_update, verify_version
@@ -55,7 +55,7 @@ def _examples_by_role(store: Store, update_id: int) -> dict[str, Any]:
         (update_id,),
     )
     by_role: dict[str, Any] = {}
-    for role in ROLES:
+    for role in (*ROLES, LEFT_OUT):
         items = [{key: value for key, value in row.items() if key != "role"} for row in found if row["role"] == role]
         sources: dict[str, int] = {}
         for item in items:

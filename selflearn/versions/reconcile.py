@@ -14,10 +14,11 @@ from pathlib import Path
 from selflearn.errors import VersionDamaged
 from selflearn.experience import interrupt_interactions
 from selflearn.store import Store, rows
+from selflearn.store.audit import write_audit
 from selflearn.versions.files import remove_tree, sync
 from selflearn.versions.names import version_directory, version_number, versions_directory
 from selflearn.versions.registry import close_update
-from selflearn.versions.rollouts import append, lineage, served, verify_registered, write_audit
+from selflearn.versions.rollouts import append, lineage, served, verify_registered
 
 _ACTOR = "selflearn"
 

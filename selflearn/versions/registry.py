@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selflearn.errors import Conflict, ModelError, NotFound, UpdateError, UpdateRunning, VersionDamaged
-from selflearn.experience import Snapshot, note_refusal, record_roles
+from selflearn.experience import Snapshot, leave_out, note_refusal, note_replays, record_roles
 from selflearn.store import Store, rows
 from selflearn.versions.manifest import read_manifest, verify
 from selflearn.versions.names import version_directory, version_name
@@ -70,8 +70,8 @@ def open_update(
         )
     lineage(connection, parent)
     cursor = connection.execute(
-        "INSERT INTO updates (learner, parent, trigger, state, seed, config, snapshot_digest, started_at)"
-        " VALUES (?, ?, ?, 'running', ?, ?, ?, ?)",
+        "INSERT INTO updates (learner, parent, trigger, state, seed, config, snapshot_digest, started_at,"
+        " newest_example) VALUES (?, ?, ?, 'running', ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM examples))",
         (learner, parent, trigger, seed, json.dumps(config), snapshot.digest, now()),
     )
     update_id = int(cursor.lastrowid or 0)
@@ -130,6 +130,7 @@ def register(
         " VALUES (?, ?, ?, ?, ?, ?)",
         (update_id, learner, parent, manifest_sha256, adapter_sha256, at),
     )
+    note_replays(connection, update_id)
     append(connection, learner=learner, version=update_id, action="promote", actor=actor, reason=reason, now=lambda: at)
 
 
@@ -206,6 +207,7 @@ def _finish(
     at: float,
 ) -> None:
     _running(connection, update_id)
+    leave_out(connection, update_id, (report or {}).get("left_out", ()))
     connection.execute(
         "UPDATE updates SET state = ?, report = ?, verdict = ?, reason = ?, finished_at = ? WHERE id = ?",
         (state, _json(report), _json(verdict), reason, at, update_id),

@@ -7,7 +7,6 @@ why a version did not come into service.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from typing import Any, Final, Literal
 
 from selflearn.errors import Conflict, NotFound
 from selflearn.experience import derive_states
+from selflearn.experience.roles.lines import line_of, served_version
 from selflearn.store import Store, rows
+from selflearn.store.audit import write_audit
 from selflearn.versions.manifest import verify
 from selflearn.versions.names import version_directory
 
@@ -25,11 +26,6 @@ Action = Literal["promote", "rollback", "recover"]
 ACTOR: Final = "selflearn"
 TIME_IS_UP: Final = "its time was up"
 
-#: The rollout that decides what is served; the learner is its only parameter.
-LAST_CHANGE: Final = (
-    "SELECT version, action, created_at FROM rollouts"
-    " WHERE learner = ? AND action IN ('promote', 'rollback', 'recover') ORDER BY id DESC LIMIT 1"
-)
 #: The actions that change what is served, and what each of them says when it ends a canary.
 _CHANGES: Final[dict[Action, str]] = {
     "promote": "version {} was promoted",
@@ -65,8 +61,7 @@ class Change:
 
 def served(connection: sqlite3.Connection, learner: str) -> int:
     """The version that is served; 0, the base, if there was no rollout yet."""
-    found = rows(connection, LAST_CHANGE, (learner,))
-    return int(found[0]["version"]) if found else 0
+    return served_version(connection, learner)
 
 
 def running_canary(connection: sqlite3.Connection, learner: str, at: float) -> Canary | None:
@@ -123,7 +118,7 @@ def append(
     )
     detail = {"learner": learner, "from": before, "to": version, "reason": reason}
     write_audit(connection, actor=actor, action=f"rollout.{action}", detail=detail, at=at)
-    derive_states(connection, learner, line)
+    derive_states(connection, learner, line, line_of(connection, before))
     return rollout
 
 
@@ -158,13 +153,6 @@ def write_row(connection: sqlite3.Connection, **row: Any) -> int:
     return int(connection.execute(f"INSERT INTO rollouts ({columns}) VALUES ({marks})", row).lastrowid or 0)
 
 
-def write_audit(connection: sqlite3.Connection, *, actor: str, action: str, detail: dict[str, Any], at: float) -> None:
-    """Appends to the audit log: who did what, when; ``detail`` is JSON."""
-    connection.execute(
-        "INSERT INTO audit (at, actor, action, detail) VALUES (?, ?, ?, ?)", (at, actor, action, json.dumps(detail))
-    )
-
-
 def history(store: Store, learner: str, limit: int = 100) -> list[dict[str, Any]]:
     """The rollouts, latest first."""
     return store.read(
@@ -191,17 +179,10 @@ def lineage(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
     """The version and its ancestors, nearest first, without 0; :class:`NotFound` if it was never promoted."""
     if version == 0:
         return ()
-    found = rows(
-        connection,
-        "WITH RECURSIVE line (id, parent) AS ("
-        " SELECT id, parent FROM versions WHERE id = ?"
-        " UNION SELECT versions.id, versions.parent FROM versions JOIN line ON versions.id = line.parent)"
-        " SELECT id FROM line ORDER BY id DESC",
-        (version,),
-    )
-    if not found:
+    line = line_of(connection, version)
+    if not line:
         raise unknown_version(version)
-    return tuple(int(row["id"]) for row in found)
+    return line
 
 
 def undo_target(connection: sqlite3.Connection, learner: str, to: int | None) -> int:

@@ -23,7 +23,7 @@ from selflearn import overview
 from selflearn.api import Services, create_app
 from selflearn.api.connections import server_config
 from selflearn.api.keyring import Keyring
-from selflearn.config import ApiSettings, JudgingSettings, LearningSettings, ServingSettings
+from selflearn.config import ApiSettings, ExperienceSettings, LearningSettings, ServingSettings
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.errors import NotEnoughExamples
 from selflearn.models.adapter import adapter_state, attach_new, probe_logits, save_adapter
@@ -63,6 +63,8 @@ class StillLearning:
 
     def cancel(self) -> bool:
         return False
+
+    def end_update(self, number: int, reason: str) -> None: ...
 
 
 @dataclass
@@ -164,6 +166,7 @@ def running_server(
     api: ApiSettings | None = None,
     keyring: Keyring | None = None,
     max_waiting: int = 128,
+    experience: ExperienceSettings | None = None,
 ) -> Iterator[Running]:
     """Runs a server on a state directory; nothing serves until ``serve`` is called."""
     options = EngineOptions(cache_tokens=4096, max_concurrent_requests=8)
@@ -189,7 +192,7 @@ def running_server(
             serving=ServingSettings(cache_tokens=4096, default_max_tokens=16),
             api=api or ApiSettings(),
             keyring=keyring,
-            judging=JudgingSettings(),
+            experience=experience or ExperienceSettings(),
         )
         running = Running(services, engine, adapter)
         running.start()

@@ -223,7 +223,11 @@ def test_wrong_feedback_changes_nothing(running: Running) -> None:
         ({"interaction_id": answer.id, "kind": "rating", "value": "1"}, 400, "invalid_value", "value"),
         ({"interaction_id": answer.id, "kind": "rating"}, 400, "invalid_value", "value"),
         ({"interaction_id": answer.id}, 400, "missing_required_parameter", "kind"),
-        ({}, 400, "missing_required_parameter", "interaction_id"),
+        ({"kind": "rating", "value": 1}, 400, "invalid_value", "interaction_id"),
+        ({**good, "interaction_id": None, "conversation": "c"}, 400, "conversation_not_allowed", "conversation"),
+        ({**good, "over": answer.id}, 400, "over_not_allowed", "over"),
+        ({**good, "user": 5}, 400, "invalid_value", "user"),
+        ({}, 400, "missing_required_parameter", "kind"),
     ]
     for body, status, code, param in wrong:
         check_error(running.http.post("/v1/feedback", json=body), status, code, param)

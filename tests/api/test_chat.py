@@ -290,4 +290,4 @@ def test_nothing_is_ready_before_a_version_serves(start: Callable[..., Running])
     assert refused.status_code == 503
     assert "retry-after" in refused.headers
     running.serve(0)
-    assert running.http.get("/readyz").json() == {"status": "ready", "version": 0}
+    assert running.http.get("/readyz").json() == {"status": "ready", "version": 0, "recording": True}

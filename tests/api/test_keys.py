@@ -82,7 +82,12 @@ def test_every_route_but_liveness_needs_a_key_of_its_role(keyed: Keyed, method: 
 def test_the_routes_have_the_roles_that_were_decided() -> None:
     roles = {path: access for _, path, _, access in ROUTES}
     assert [path for path, access in roles.items() if access == "open"] == ["/livez"]
-    assert [path for path, access in roles.items() if access == "teacher"] == ["/v1/feedback"]
+    assert {path for path, access in roles.items() if access == "teacher"} == {
+        "/v1/feedback",
+        "/v1/events",
+        "/v1/demonstrations",
+        "/v1/demonstrations/{file}",
+    }
     assert {path for path, access in roles.items() if access == "operator"} == {
         path for path in roles if path.startswith("/admin/")
     }
@@ -129,14 +134,15 @@ def test_the_official_client(keyed: Keyed) -> None:
 
 def test_rows_name_the_key_that_asked_and_the_key_that_taught(keyed: Keyed) -> None:
     running = keyed.running
-    for user, source in ((None, "the-client"), ("ann", "the-client/ann")):
+    for user in (None, "ann"):
         body = ASK if user is None else {**ASK, "user": user}
         identity = keyed.send("client", "POST", "/v1/chat/completions", body).json()["id"]
-        assert running.row(identity)["source"] == source
+        row = running.row(identity)
+        assert (row["source"], row["user"], row["role"]) == ("the-client", user, "client")
     given = {"interaction_id": identity, "kind": "correction", "text": "the lazy dog"}
     assert keyed.send("teacher", "POST", "/v1/feedback", given).status_code == 201
-    (row,) = running.store.read("SELECT source FROM feedback WHERE interaction_id = ?", (identity,))
-    assert row["source"] == "the-teacher"
+    (row,) = running.store.read("SELECT source, role FROM feedback WHERE interaction_id = ?", (identity,))
+    assert row == {"source": "the-teacher", "role": "teacher"}
 
 
 def test_deeds_name_the_operator(keyed: Keyed) -> None:
@@ -151,7 +157,7 @@ def test_deeds_name_the_operator(keyed: Keyed) -> None:
 
 def test_without_keys_everybody_is_an_operator(running: Running) -> None:
     identity = running.http.post("/v1/chat/completions", json={**ASK, "user": "ann"}).json()["id"]
-    assert running.row(identity)["source"] == "ann"
+    assert (running.row(identity)["source"], running.row(identity)["user"]) == ("local", "ann")
     identity = running.http.post("/v1/chat/completions", json=ASK).json()["id"]
     assert running.row(identity)["source"] == "local"
     assert running.http.get("/admin/status", headers=bearer("whatever")).status_code == 200

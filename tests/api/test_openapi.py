@@ -30,7 +30,7 @@ from tests.api.server import Running
 TOKENS = 8
 ROWS = [(method, re.sub(r":\w+}", "}", path), OPERATIONS[endpoint]) for method, path, endpoint, _ in ROUTES]
 VIOLABLE = [(method, path) for method, path, operation in ROWS if operation.body or operation.limited or "{n}" in path]
-ANSWERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/feedback")
+ANSWERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/feedback", "/v1/events")
 CHECKS: list[Any] = [
     not_a_server_error,
     status_code_conformance,
@@ -139,7 +139,11 @@ def _make_plausible(body: Any, interaction: str) -> None:
     """Changes what no schema says and nearly every request would fail at, where it is of the right type."""
     if not isinstance(body, dict):
         return
-    plausible = {"model": "selflearn", "kind": "correction", "interaction_id": interaction}
+    if "kind" in body:  # most of what else feedback may have does not go with a correction
+        for name in ("conversation", "over", "value"):
+            body.pop(name, None)
+        body["interaction_id"] = interaction
+    plausible = {"model": "selflearn", "kind": "correction", "interaction_id": interaction, "event": "copied"}
     body.update({name: value for name, value in plausible.items() if isinstance(body.get(name), str)})
     for name, value in body.items():
         if name.endswith("_tokens") and type(value) is int and value > TOKENS:

@@ -121,7 +121,7 @@ def test_a_whole_answer_is_an_interaction(running: Running) -> None:
     assert answer.usage.total_tokens == answer.usage.input_tokens + 12
     assert (answer.instructions, answer.metadata, answer.user) == ("be brief", {"a": "b"}, "ann")
     row = running.row(answer.id)
-    assert (row["state"], row["source"], row["answer"]) == ("completed", "ann", answer.output_text)
+    assert (row["state"], row["user"], row["answer"]) == ("completed", "ann", answer.output_text)
     assert json.loads(row["parameters"])["endpoint"] == "responses"
     assert recorded(running, answer) == [
         {"role": "system", "content": "be brief"},

@@ -52,7 +52,8 @@ def test_pause(command: Command, running: Running) -> None:
 
 
 def test_chat_and_feedback_in_one_place(command: Command, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "/good\nwhat is the port?\n/version\n/fix port 8000\n/fix\n/new\nwhat jumps?\n/bad\n/help\n/quit\n"
+    said = "/good\nwhat is the port?\n/version\n/fix port 8000\n/fix\n"
+    said += "/comment say it shorter\n/comment\n/new\nwhat jumps?\n/bad\n/help\n/quit\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(said))
     outcome = command("--url", running.url, "chat", "--max-tokens", 6, "--temperature", 0)
     assert outcome.code == 0
@@ -63,6 +64,7 @@ def test_chat_and_feedback_in_one_place(command: Command, running: Running, monk
     assert "Say it" in outcome.err
     listed = command("--url", running.url, "feedback", "list").out
     assert "port 8000" in listed
+    assert "say it shorter" in listed
 
 
 def test_a_daemon_of_another_state_is_not_taken_for_ours(

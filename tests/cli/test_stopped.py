@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from selflearn import overview
-from selflearn.versions import ensure_learner, version_directory
+from selflearn.versions import version_directory
 from tests.cli.conftest import Command
-from tests.stores import LEARNER, Bench, open_bench
+from tests.stores import Bench, open_registered
 from tests.versions.candidates import promote_new
 
 
@@ -24,8 +24,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bench(state: Path) -> Iterator[Bench]:
-    opened = open_bench(state)
-    opened.store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="b" * 64))
+    opened = open_registered(state)
     yield opened
     opened.store.close()
 
@@ -45,6 +44,8 @@ def test_wrong_usage_is_2(command: Command, monkeypatch: pytest.MonkeyPatch, tmp
     assert command("rollback", "--", "-1").code == 2
     assert command("feedback", "add", "chatcmpl-1").code == 2
     assert command("feedback", "add", "chatcmpl-1", "--good", "--bad").code == 2
+    assert command("feedback", "add", "--good").code == 2
+    assert command("feedback", "add", "chatcmpl-1", "--conversation", "c", "--reward", 1).code == 2
     assert command("--config", tmp_path / "none.toml", "status").code == 2
     (tmp_path / "selflearn.toml").write_text("[serving]\nprot = 5\n")
     outcome = command("config", "check")
@@ -165,6 +166,32 @@ def test_feedback(command: Command, bench: Bench) -> None:
     assert "port 8000" in listed
     assert "-1" in listed
     assert len(json.loads(command("feedback", "list", "--json", "--limit", 1).out)["feedback"]) == 1
+
+
+def test_all_that_can_be_said_about_an_answer(command: Command, bench: Bench) -> None:
+    one = bench.interaction(answer="port 8000", conversation="trip")
+    other = bench.interaction(answer="port 8080", conversation="trip")
+    said = (
+        (one, "--over", other),
+        (one, "--better", "port 8443"),
+        (one, "--reward", "-0.5"),
+        (one, "--comment", "say which daemon", "--user", "ann"),
+        ("--conversation", "trip", "--reward", 2),
+    )
+    for arguments in said:
+        done = command("feedback", "add", *arguments, "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["status"] == "accepted"
+        assert "updates do not train" in done.err
+    lines = command("feedback", "list").out.splitlines()[1:]
+    told = [("reward", "+2"), ("comment", "say which daemon"), ("reward", "-0.5"), ("preference", "port 8443")]
+    for line, (kind, words) in zip(lines, [*told, ("preference", f"over {other}")], strict=True):
+        assert kind in line
+        assert words in line
+    assert lines[0].rstrip().endswith("trip")
+    newest = json.loads(command("feedback", "list", "--json").out)["feedback"]
+    assert [row["user"] for row in newest] == [None, "ann", None, None, None]
+    assert command("feedback", "add", "--conversation", "nowhere", "--reward", 1).code == 1
 
 
 def test_pause_and_resume(command: Command, bench: Bench) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from selflearn.demonstration import answers_fact, load_manual, poisoned_lessons, right_lessons
@@ -49,4 +51,4 @@ def test_a_single_fact_cannot_be_poisoned() -> None:
 def test_redaction_leaves_the_manual_whole() -> None:
     for fact in FACTS:
         for text in (fact.answer, *fact.taught, *fact.held_back):
-            assert redact(text) == (text, 0)
+            assert redact(text) == (text, Counter())

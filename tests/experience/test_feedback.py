@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from selflearn.config import JudgingSettings
+from selflearn.config import ExperienceSettings
 from selflearn.errors import BadRequest, Conflict, NotFound
-from selflearn.experience import counts, fresh_count, list_feedback, load_examples
-from selflearn.experience.examples import Example, cluster_of, digest_of
+from selflearn.experience import FeedbackReceipt, add_feedback, counts, list_feedback, load_examples
+from selflearn.experience.examples import Example
+from selflearn.experience.keeping.erasing import Note, erase_interactions
+from selflearn.experience.texts import digest_of, question_of
 from tests.stores import LEARNER, Bench, tables
 
 
@@ -21,6 +23,22 @@ def example(bench: Bench, number: int) -> Example:
     ("given", "error", "code", "param"),
     [
         ({"kind": "applause"}, BadRequest, "unknown_kind", "kind"),
+        ({"kind": "demonstration", "text": "8000"}, BadRequest, "unknown_kind", "kind"),
+        ({"kind": "rating", "value": 1, "conversation": "c"}, BadRequest, "invalid_value", "interaction_id"),
+        ({"kind": "rating", "value": 1, "over": "chatcmpl-1"}, BadRequest, "over_not_allowed", "over"),
+        ({"kind": "preference"}, BadRequest, "empty_text", "text"),
+        ({"kind": "preference", "text": "8000", "value": 1}, BadRequest, "value_not_allowed", "value"),
+        ({"kind": "preference", "text": "I don't know."}, BadRequest, "same_as_answer", "text"),
+        ({"kind": "preference", "text": "8000", "over": "chatcmpl-1"}, BadRequest, "over_not_allowed", "over"),
+        ({"kind": "preference", "over": "chatcmpl-nothing"}, NotFound, "interaction_not_found", "over"),
+        ({"kind": "reward"}, BadRequest, "invalid_value", "value"),
+        ({"kind": "reward", "value": float("nan")}, BadRequest, "invalid_value", "value"),
+        ({"kind": "reward", "value": float("inf")}, BadRequest, "invalid_value", "value"),
+        ({"kind": "reward", "value": -1000.5}, BadRequest, "invalid_value", "value"),
+        ({"kind": "reward", "value": True}, BadRequest, "invalid_value", "value"),
+        ({"kind": "reward", "value": 1, "text": "good"}, BadRequest, "text_not_allowed", "text"),
+        ({"kind": "comment", "text": " "}, BadRequest, "empty_text", "text"),
+        ({"kind": "comment", "text": "too long", "value": 0}, BadRequest, "value_not_allowed", "value"),
         ({"kind": "rating"}, BadRequest, "invalid_value", "value"),
         ({"kind": "rating", "value": 0}, BadRequest, "invalid_value", "value"),
         ({"kind": "rating", "value": 5}, BadRequest, "invalid_value", "value"),
@@ -53,7 +71,16 @@ def test_feedback_on_an_unknown_interaction_changes_nothing(bench: Bench) -> Non
     assert tables(bench.store) == before
 
 
-@pytest.mark.parametrize("given", [{"kind": "rating", "value": -1}, {"kind": "correction", "text": "8000"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kind": "rating", "value": -1},
+        {"kind": "correction", "text": "8000"},
+        {"kind": "preference", "text": "8000"},
+        {"kind": "reward", "value": 0.25},
+        {"kind": "comment", "text": "You could have asked which daemon."},
+    ],
+)
 def test_the_same_feedback_again_changes_nothing(bench: Bench, given: dict[str, Any]) -> None:
     interaction_id = bench.interaction()
     bench.feedback(interaction_id, **given)
@@ -72,9 +99,10 @@ def test_without_a_finished_answer_there_is_a_correction_but_no_rating(
 ) -> None:
     interaction_id = bench.interaction(state=state, answer=answer)
     before = tables(bench.store)
-    with pytest.raises(Conflict) as caught:
-        bench.feedback(interaction_id, "rating", value=1)
-    assert caught.value.code == "no_answer"
+    for kind, said in (("rating", {"value": 1}), ("preference", {"text": "8000"}), ("comment", {"text": "Too short."})):
+        with pytest.raises(Conflict) as caught:
+            bench.feedback(interaction_id, kind, **said)
+        assert caught.value.code == "no_answer"
     assert tables(bench.store) == before
     assert bench.feedback(interaction_id, "correction", text="8000").status == "accepted"
 
@@ -88,16 +116,19 @@ def test_a_correction_becomes_an_example(bench: Bench) -> None:
     assert (found.kind, found.target, found.state) == ("correction", "8000", "fresh")
     assert found.messages == ({"role": "user", "content": "What is the port?"},)
     assert found.conversation == "conversation-0"
-    assert fresh_count(bench.store, LEARNER) == 1
+    assert counts(bench.store, LEARNER)["examples"]["fresh"] == 1
 
 
 def test_an_up_rated_answer_becomes_an_example_and_a_down_rated_one_does_not(bench: Bench) -> None:
-    bench.judging = JudgingSettings(reserve_share=0.0)
+    bench.experience = ExperienceSettings(reserve_share=0.0)
     up = bench.feedback(bench.interaction("Q1", "A1"), "rating", value=1)
     assert up.example_id is not None
     assert (example(bench, up.example_id).target, example(bench, up.example_id).kind) == ("A1", "rating")
     down = bench.feedback(bench.interaction("Q2", "A2"), "rating", value=-1)
-    assert (down.status, down.example_id) == ("accepted", None)
+    assert down.status == "accepted"
+    assert "updates do not train unpaired preference yet" in down.detail
+    assert down.example_id is not None
+    assert example(bench, down.example_id).state == "waiting"
     assert counts(bench.store, LEARNER)["feedback"] == {"rating": {"accepted": 2}}
 
 
@@ -117,20 +148,20 @@ def test_a_newer_correction_of_the_same_interaction_supersedes_the_older(bench: 
     assert bench.store.read("SELECT reason FROM examples WHERE id = 1") == [{"reason": "superseded"}]
 
 
-def test_another_interactions_correction_of_the_same_prompt_stands_beside_it(bench: Bench) -> None:
+def test_a_newer_correction_of_the_same_prompt_wins_over_the_older_one(bench: Bench) -> None:
     bench.correct("What is the port?", "8080")
     bench.correct("What is the port?", "8000")
-    assert bench.states() == {1: "fresh", 2: "fresh"}
+    assert bench.states() == {1: "quarantined", 2: "fresh"}
     assert example(bench, 1).cluster == example(bench, 2).cluster
 
 
-def test_what_another_interaction_vouches_for_is_not_superseded_any_more(bench: Bench) -> None:
+def test_what_is_said_again_is_not_superseded_any_more(bench: Bench) -> None:
     interaction_id = bench.interaction()
     bench.feedback(interaction_id, "correction", text="8080")
     bench.feedback(interaction_id, "correction", text="8000")
     again = bench.correct("What is the port?", "8080")
     assert (again.status, again.example_id) == ("folded", 1)
-    assert bench.states() == {1: "fresh", 2: "fresh"}
+    assert bench.states() == {1: "fresh", 2: "quarantined"}  # the newer word wins
 
 
 def test_the_latest_spelling_of_the_same_person_is_learned(bench: Bench) -> None:
@@ -142,7 +173,7 @@ def test_the_latest_spelling_of_the_same_person_is_learned(bench: Bench) -> None
 
 
 def test_a_correction_outweighs_a_rating_of_the_same_interaction(bench: Bench) -> None:
-    bench.judging = JudgingSettings(reserve_share=0.0)
+    bench.experience = ExperienceSettings(reserve_share=0.0)
     rated_first = bench.interaction("Q1", "A1")
     bench.feedback(rated_first, "rating", value=1)
     bench.feedback(rated_first, "correction", text="better")
@@ -154,15 +185,26 @@ def test_a_correction_outweighs_a_rating_of_the_same_interaction(bench: Bench) -
 
 
 def test_a_rating_taken_back_no_longer_trains(bench: Bench) -> None:
-    bench.judging = JudgingSettings(reserve_share=0.0)
+    bench.experience = ExperienceSettings(reserve_share=0.0)
     interaction_id = bench.interaction()
     bench.feedback(interaction_id, "rating", value=1)
     bench.feedback(interaction_id, "rating", value=-1)
-    assert bench.store.read("SELECT state, reason FROM examples") == [{"state": "quarantined", "reason": "down-rated"}]
+    assert bench.store.read("SELECT objective, state, reason FROM examples ORDER BY id") == [
+        {"objective": "supervised", "state": "quarantined", "reason": "down_rated"},
+        {"objective": "unpaired_preference", "state": "waiting", "reason": None},
+    ]
+
+
+def test_a_rating_taken_back_the_other_way_is_good_again(bench: Bench) -> None:
+    bench.experience = ExperienceSettings(reserve_share=0.0)
+    interaction_id = bench.interaction()
+    bench.feedback(interaction_id, "rating", value=-1)
+    bench.feedback(interaction_id, "rating", value=1)
+    assert bench.states() == {1: "quarantined", 2: "fresh"}
 
 
 def test_a_share_of_up_rated_answers_goes_to_the_bounded_reserve(bench: Bench) -> None:
-    bench.judging = JudgingSettings(reserve_share=0.5, max_reserve=5)
+    bench.experience = ExperienceSettings(reserve_share=0.5, max_reserve=5)
     for number in range(40):
         bench.feedback(bench.interaction(f"question {number}", f"answer {number}"), "rating", value=1)
     states = list(bench.states().values())
@@ -171,7 +213,7 @@ def test_a_share_of_up_rated_answers_goes_to_the_bounded_reserve(bench: Bench) -
 
 
 def test_a_prompt_that_trains_is_not_reserved(bench: Bench) -> None:
-    bench.judging = JudgingSettings(reserve_share=1.0)
+    bench.experience = ExperienceSettings(reserve_share=1.0)
     bench.correct("What is the port?", "8000")
     bench.feedback(bench.interaction("What is the port?", "8000, I think"), "rating", value=1)
     assert bench.states() == {1: "fresh", 2: "fresh"}
@@ -180,13 +222,196 @@ def test_a_prompt_that_trains_is_not_reserved(bench: Bench) -> None:
 def test_content_in_parts_counts_as_text() -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": "What is the port?"}]}]
     plain = [{"role": "user", "content": "What is the port?"}]
-    assert cluster_of(parts) == cluster_of(plain)
+    assert question_of(parts) == question_of(plain)
     assert digest_of(parts, "8000") == digest_of(plain, "8000")
     assert digest_of(plain, "8000") != digest_of([{"role": "system", "content": "x"}, *plain], "8000")
-    assert cluster_of([{"role": "user", "content": "???"}]) != cluster_of([{"role": "user", "content": "!!!"}])
+    assert question_of([{"role": "user", "content": "???"}]) != question_of([{"role": "user", "content": "!!!"}])
 
 
 def test_half_a_surrogate_in_a_correction_is_stored_as_a_replacement(bench: Bench) -> None:
     receipt = bench.feedback(bench.interaction("q\ud800"), "correction", text="a\ud800b")
     assert receipt.example_id is not None
     assert example(bench, receipt.example_id).target == "a\ufffdb"
+
+
+def test_what_each_kind_becomes(bench: Bench) -> None:
+    said: list[dict[str, Any]] = [
+        {"kind": "rating", "value": 1},
+        {"kind": "rating", "value": -1},
+        {"kind": "correction", "text": "It is 8000."},
+        {"kind": "preference", "text": "It is 8000."},
+        {"kind": "reward", "value": 0.25},
+        {"kind": "comment", "text": "Say where to look it up."},
+    ]
+    bench.experience = ExperienceSettings(reserve_share=0.0)
+    became = []
+    for number, given in enumerate(said):
+        receipt = bench.feedback(bench.interaction(f"What is the port of machine {number}?", "No idea."), **given)
+        assert receipt.example_id is not None
+        found = example(bench, receipt.example_id)
+        assert ("do not train" in receipt.detail) is (found.state == "waiting")
+        became.append((found.objective, found.target, found.rejected, found.reward, found.state))
+    assert became == [
+        ("supervised", "No idea.", None, None, "fresh"),
+        ("unpaired_preference", "No idea.", None, None, "waiting"),
+        ("supervised", "It is 8000.", "No idea.", None, "fresh"),
+        ("paired_preference", "It is 8000.", "No idea.", None, "waiting"),
+        ("reward_weighted", "No idea.", None, 0.25, "waiting"),
+        ("hindsight", "No idea.", None, None, "waiting"),
+    ]
+
+
+def test_comments_stand_beside_each_other_and_leave_the_question_what_it_was(bench: Bench) -> None:
+    interaction_id = bench.interaction("What is the port?", "8080")
+    first = bench.feedback(interaction_id, "comment", text="Too short.")
+    second = bench.feedback(interaction_id, "comment", text="Also, it is 8000.")
+    corrected = bench.feedback(interaction_id, "correction", text="8000")
+    assert bench.states() == {1: "waiting", 2: "waiting", 3: "fresh"}
+    examples = [example(bench, number) for number in (1, 2, 3)]
+    assert [receipt.example_id for receipt in (first, second, corrected)] == [1, 2, 3]
+    question = {"role": "user", "content": "What is the port?"}
+    assert examples[0].messages == (question, {"role": "system", "name": "comment", "content": "Too short."})
+    assert len({each.cluster for each in examples}) == 1
+
+
+def test_one_answer_is_better_than_others_to_the_same_request(bench: Bench) -> None:
+    chosen = bench.interaction("What is the port?", "8000", conversation="c")
+    other = bench.interaction("What is the port?", "8080", conversation="c")
+    third = bench.interaction("What is the port?", "I don't know.", conversation="c")
+    receipts = [bench.feedback(chosen, "preference", over=worse) for worse in (other, third)]
+    assert bench.states() == {1: "waiting", 2: "waiting"}
+    assert [receipt.example_id for receipt in receipts] == [1, 2]
+    found = example(bench, 1)
+    assert (found.objective, found.target, found.rejected) == ("paired_preference", "8000", "8080")
+    rows = bench.store.read("SELECT text, rejected FROM feedback ORDER BY rowid")
+    assert rows == [{"text": other, "rejected": "8080"}, {"text": third, "rejected": "I don't know."}]
+
+
+def test_answers_that_cannot_be_compared_change_nothing(bench: Bench) -> None:
+    chosen = bench.interaction("What is the port?", "8000", conversation="c")
+    others = {
+        "another question": bench.interaction("What is the host?", "8080", conversation="c"),
+        "another conversation": bench.interaction("What is the port?", "8080"),
+        "another caller": bench.interaction("What is the port?", "8080", conversation="c", source="other"),
+        "the same answer": bench.interaction("What is the port?", "8000", conversation="c"),
+    }
+    unfinished = bench.interaction("What is the port?", None, conversation="c", state="running")
+    before = tables(bench.store)
+    for what, other in others.items():
+        with pytest.raises(BadRequest) as caught:
+            bench.feedback(chosen, "preference", over=other)
+        assert (caught.value.code, caught.value.param) == ("not_comparable", "over"), what
+    with pytest.raises(Conflict):
+        bench.feedback(chosen, "preference", over=unfinished)
+    assert tables(bench.store) == before
+
+
+def test_the_latest_reward_of_an_answer_holds(bench: Bench) -> None:
+    interaction_id = bench.interaction()
+    bench.feedback(interaction_id, "reward", value=1)
+    bench.feedback(interaction_id, "reward", value=-0.5)
+    bench.feedback(bench.interaction(), "reward", value=7)
+    rows = bench.store.read("SELECT reward, state FROM examples ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [(1.0, "quarantined"), (-0.5, "waiting"), (7.0, "waiting")]
+
+
+def reward(bench: Bench, conversation: str, value: float) -> FeedbackReceipt:
+    return add_feedback(
+        bench.store,
+        learner=LEARNER,
+        conversation=conversation,
+        kind="reward",
+        value=value,
+        source="local",
+        now=bench.now,
+    )
+
+
+def test_a_conversation_is_rewarded_answer_by_answer(bench: Bench) -> None:
+    bench.interaction("Q1", "A1", conversation="trip")
+    bench.interaction("Q2", None, conversation="trip", state="failed")
+    last = bench.interaction("Q3", "A3", conversation="trip")
+    bench.interaction("Q4", "A4", conversation="other")
+    receipt = reward(bench, "trip", 0.5)
+    assert (receipt.status, receipt.example_id) == ("accepted", None)
+    assert receipt.detail.startswith("2 answers of this conversation: 2 accepted")
+    rows = bench.store.read("SELECT target, reward, state, interaction_id FROM examples ORDER BY id")
+    assert [(row["target"], row["reward"], row["state"]) for row in rows] == [
+        ("A1", 0.5, "waiting"),
+        ("A3", 0.5, "waiting"),
+    ]
+    assert rows[1]["interaction_id"] == last
+    (listed,) = list_feedback(bench.store, LEARNER)
+    assert (listed["interaction_id"], listed["conversation"], listed["example_id"]) == (None, "trip", 1)
+    with pytest.raises(Conflict) as caught:
+        reward(bench, "trip", 0.5)
+    assert caught.value.code == "duplicate_feedback"
+    bench.interaction("Q5", "A5", conversation="trip")
+    assert "1 accepted, 2 folded" in reward(bench, "trip", 0.5).detail
+
+
+def test_only_a_reward_is_for_conversations_that_are_known(bench: Bench) -> None:
+    bench.interaction("Q1", None, conversation="empty", state="failed")
+    before = tables(bench.store)
+    for name in ("unknown", "empty"):
+        with pytest.raises(NotFound) as caught:
+            reward(bench, name, 1)
+        assert (caught.value.code, caught.value.param) == ("conversation_not_found", "conversation")
+    with pytest.raises(BadRequest) as refused:
+        add_feedback(bench.store, learner=LEARNER, conversation="empty", kind="rating", value=1, source="local")
+    assert refused.value.code == "conversation_not_allowed"
+    assert tables(bench.store) == before
+
+
+def test_a_conversation_is_rewarded_up_to_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selflearn.experience.feedback.MAX_REWARDED", 3)
+    for number in range(5):
+        bench.interaction(f"Q{number}", f"A{number}", conversation="long")
+    assert reward(bench, "long", 1).detail.startswith("3 answers")
+    rows = bench.store.read("SELECT target FROM examples ORDER BY id")
+    assert [row["target"] for row in rows] == ["A2", "A3", "A4"]
+
+
+def test_what_a_client_key_says_is_recorded_and_teaches_nothing(bench: Bench) -> None:
+    interaction_id = bench.interaction()
+    receipt = bench.feedback(interaction_id, "correction", text="8000", role="client")
+    assert (receipt.status, receipt.example_id) == ("ignored", None)
+    assert "role client" in receipt.detail
+    assert bench.states() == {}
+    bench.experience = ExperienceSettings(reserve_share=0.0)
+    assert bench.feedback(interaction_id, "rating", value=1, role="teacher").status == "accepted"
+
+
+def test_sources_and_users_are_kept_apart_and_pseudonymised(bench: Bench) -> None:
+    who = {"source": "desk", "user": "ann@example.org", "role": "teacher"}
+    bench.feedback(bench.interaction(), "correction", text="8000", **who)
+    (row,) = bench.store.read("SELECT source, user, role FROM feedback")
+    assert (row["source"], row["role"]) == ("desk", "teacher")
+    assert row["user"]
+    assert "ann" not in row["user"]
+    assert bench.store.read("SELECT source, user FROM examples") == [{"source": "desk", "user": row["user"]}]
+
+
+def test_secrets_in_what_is_said_are_redacted(bench: Bench) -> None:
+    said = "Write to ann@example.org."
+    for number, kind in enumerate(("correction", "preference", "comment")):
+        bench.feedback(bench.interaction(f"Q{number}", f"A{number}"), kind, text=said, reason=said)
+    assert "ann@" not in str(tables(bench.store))
+    assert [row["redactions"] for row in list_feedback(bench.store, LEARNER)] == [2, 2, 2]
+
+
+def test_what_an_answer_was_compared_with_is_forgotten_with_the_comparison(bench: Bench) -> None:
+    chosen = bench.interaction("What is the port?", "8000", conversation="c")
+    other = bench.interaction("What is the port?", "the worse answer", conversation="c")
+    bench.feedback(chosen, "preference", over=other)
+    note = Note(LEARNER, "operator", "asked to", 2000.0)
+    done = bench.store.write(lambda connection: erase_interactions(connection, [other], note))
+    assert done["feedback"] == 1
+    assert "the worse answer" not in str(tables(bench.store))
+    assert bench.store.read("SELECT id FROM interactions") == [{"id": chosen}]
+
+
+def test_an_answer_that_its_length_cut_off_is_no_example(bench: Bench) -> None:
+    receipt = bench.feedback(bench.interaction(answer="It listens on", finish_reason="length"), "rating", value=1)
+    assert (receipt.status, receipt.example_id, bench.states()) == ("ignored", None, {})
+    assert bench.feedback(bench.interaction(answer="It listens."), "rating", value=1).example_id

@@ -153,7 +153,7 @@ def test_examples_that_are_too_long_are_left_out_and_named(tiny_model: Path, cac
     job = job_for(tiny_model, cache, learning=LEARNING.model_copy(update={"max_length": 128, "passes": 1}))
     report, _ = carry_out(dataclasses.replace(job, examples=(*job.examples, long)), tmp_path)
 
-    assert [(row["id"], row["role"], row["reason"]) for row in report["left_out"]] == [(99, "train", "too long")]
+    assert [(row["id"], row["role"], row["reason"]) for row in report["left_out"]] == [(99, "train", "too_long")]
 
 
 def test_a_worker_that_cannot_work_says_why(tiny_model: Path, cache: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ CONTRACT = (
     "interactions_total",
     "feedback_total",
     "examples",
+    "quarantined_examples",
+    "redactions_total",
     "updates_total",
     "update_duration_seconds",
     "update_last_success_timestamp_seconds",
@@ -71,6 +73,13 @@ def test_examples_that_are_gone_count_zero() -> None:
     text = scrape(metrics)
     assert 'selflearn_examples{state="fresh"} 0.0' in text
     assert 'selflearn_examples{state="trained"} 3.0' in text
+
+
+def test_redactions_only_rise() -> None:
+    metrics = Metrics()
+    for total in (2, 2, 5, 4, 5):
+        metrics.set_redactions({"email": total})
+    assert 'selflearn_redactions_total{kind="email"} 5.0' in scrape(metrics)
 
 
 def test_a_verdict_with_numbers_that_are_none() -> None:

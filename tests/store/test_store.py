@@ -9,15 +9,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
 
 from selflearn.errors import SchemaTooNew, StateError, StoreUnavailable
-from selflearn.store import Store, database_path, migrations
+from selflearn.store import Store, connections, database_path, migrations
+from selflearn.store.cleaning import empty_log, rewrite
 
 SET = "INSERT OR REPLACE INTO settings_kv (key, value) VALUES (?, ?)"
 
@@ -144,6 +146,67 @@ def test_a_work_that_commits_is_refused_and_the_writer_goes_on(store: Store) -> 
 def test_a_work_may_not_wait_for_another(store: Store) -> None:
     with pytest.raises(StateError, match="use the connection"):
         store.write(lambda connection: store.write(put("nested")))
+
+
+def test_what_needs_no_transaction_runs_between_commits(store: Store) -> None:
+    wal = store.path.with_name(store.path.name + "-wal")
+    started, proceed = threading.Event(), threading.Event()
+
+    def slow(connection: sqlite3.Connection) -> None:
+        started.set()
+        assert proceed.wait(10)
+
+    def empty_log(connection: sqlite3.Connection) -> tuple[int, bool]:
+        busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return busy, wal.stat().st_size == 0
+
+    store.submit(slow)
+    assert started.wait(10)
+    before = store.submit(put("before"))
+    with ThreadPoolExecutor(1) as pool:
+        emptied = pool.submit(store.maintain, empty_log)
+        proceed.set()
+        assert emptied.result(10) == (0, True)
+    assert before.result(10) == 1
+    with pytest.raises(sqlite3.OperationalError, match="no_such_table"):
+        store.maintain(lambda connection: connection.execute("DELETE FROM no_such_table"))
+    assert store.write(put("after")) == 1
+    assert keys(store) == ["after", "before"]
+
+
+def test_the_file_is_written_anew_while_others_write(store: Store) -> None:
+    for number in range(50):
+        store.write(put(f"old {number:03d}", "x" * 20_000))
+    store.write(lambda connection: connection.execute("DELETE FROM settings_kv"))
+    assert empty_log(store)
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(store.write, put(f"new {number:03d}")) for number in range(100)]
+        before, after = pool.submit(rewrite, store).result(30)
+        assert [each.result(10) for each in writing] == [1] * 100
+    assert before > 1_000_000 > after == store.path.stat().st_size
+    assert len(keys(store)) == 100
+    assert store.read("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+def test_in_a_pause_the_log_is_moved_into_the_database(store: Store) -> None:
+    for number in range(200):
+        store.write(put(f"{number:03d}", "x" * 500))
+    size = store.path.stat().st_size  # all of it is in the log
+    deadline = time.monotonic() + 10
+    while store.path.stat().st_size == size:
+        assert time.monotonic() < deadline, "the log was not moved"
+        time.sleep(0.02)
+    with contextlib.closing(sqlite3.connect(f"file:{store.path}?mode=ro&immutable=1", uri=True)) as alone:
+        assert alone.execute("SELECT count(*) FROM settings_kv").fetchone() == (200,)
+    assert store.write(put("after")) == 1
+
+
+def test_a_full_log_is_moved_while_writing_goes_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LOG_PAGES", 20)
+    with Store.open(path) as store:
+        for number in range(200):
+            store.write(put(f"{number:03d}", "x" * 500))
+        assert path.with_name(path.name + "-wal").stat().st_size < 100 * 4096
 
 
 def test_readers_cannot_write(store: Store) -> None:
@@ -309,7 +372,9 @@ def test_a_full_disk_fails_every_work_of_the_commit_and_nothing_is_half_written(
         store.write(put("large", "x" * 1_000_000))
     assert keys(store) == []
     assert store.write_errors >= 1
+    assert not store.writable
     assert store.write(put("small")) == 1
+    assert store.writable
 
 
 def test_a_closed_store_says_so(store: Store) -> None:

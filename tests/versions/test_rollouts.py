@@ -92,7 +92,7 @@ def test_a_rollback_to_nowhere_changes_nothing(three: Bench, to: int, error: typ
 
 def test_a_refused_update_is_no_target(three: Bench) -> None:
     for number in range(300, 312):
-        three.correct(f"question {number}", "?")
+        three.correct(f"question {number}", f"answer {number}")
     refused = three.begin_update()
     three.refuse(refused)
     with pytest.raises(NotFound):

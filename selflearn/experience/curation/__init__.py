@@ -1,0 +1,1 @@
+"""Curation: which texts are not worth learning, and which questions are alike."""

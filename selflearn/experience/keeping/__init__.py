@@ -1,0 +1,1 @@
+"""Keeping: how long rows stay, and how they are forgotten for good."""

@@ -1,0 +1,1 @@
+"""Transfer: examples come in as files of rows, and go out as such."""

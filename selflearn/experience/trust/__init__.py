@@ -1,0 +1,1 @@
+"""Trust: what contradicts what, what is held back, and what operators decide about it."""
