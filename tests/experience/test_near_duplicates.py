@@ -274,6 +274,16 @@ def test_a_question_turned_round_is_the_same(words: list[str], at: int) -> None:
     assert alike(long_question(words[:24]), long_question(words[at:24] + words[:at]), SIMILARITY)
 
 
+def test_very_long_questions_have_no_likes_but_their_own_words(questions: Questions) -> None:
+    lines = [f"{word} {other} lamp" for word, other in itertools.product(WORDS, WORDS)]
+    short, long = "\n".join(lines[:500]), "\n".join(lines)
+    assert len(short) < 20_000 < len(long)
+    for text, clusters in ((short, 1), (long, 2)):
+        before = len(set(questions.clusters().values()))
+        questions.add_all([text, text.replace("amber anchor", "amber anchors", 1), text.upper()])
+        assert len(set(questions.clusters().values())) == before + clusters
+
+
 def test_a_question_that_is_misspelt_all_over_is_another_one() -> None:
     """So that comparing two long texts has a bound."""
     words = ["".join(letters) for letters in itertools.product("abcd", "lmnopq", "rstu", "vwxy", "ae")]

@@ -40,6 +40,8 @@ _SEED: Final = 1
 _SHINGLE: Final = 5
 #: Longer questions are compared by their beginning (their exact words are known by all of them).
 _MAX_CHARACTERS: Final = 10_000
+#: Beyond this a question has no likes but those of the very same words: comparing would hold up the writer.
+_LONGEST: Final = 20_000
 #: What datasketch chooses for 0.5, the lowest similarity that may be set: the index serves every setting.
 BANDS: Final = 25
 ROWS: Final = 5
@@ -95,7 +97,7 @@ def place(
     signature = _signature(learner, words)
     cluster = _cluster_of_words(connection, signature)
     if cluster is None:
-        likes = _clusters_of_likes(connection, words, signature, similarity)
+        likes = _clusters_of_likes(connection, words, signature, similarity) if len(words) <= _LONGEST else ()
         cluster = _join(connection, learner, signature, sha256(words), likes)
     return Placement(cluster, signature)
 
@@ -313,7 +315,7 @@ def _asks_the_same(words: str, others: str) -> bool:
 
     Overlap alone would make one question of all that is asked by one template ("the extension of Abel", "of Baker").
     """
-    ours, theirs = (Counter(text[:_MAX_CHARACTERS].split()) for text in (words, others))
+    ours, theirs = Counter(words.split()), Counter(others.split())
     left, right = _content(ours - theirs), _content(theirs - ours)
     if not len(left) == len(right) <= _MAX_OTHERS:
         return False
