@@ -90,7 +90,7 @@ def why_not(learning: Mapping[str, Any], found: Mapping[str, Any]) -> str | None
     if not found["feedback"]:
         parts.append(f"{sum(found['received'].values())} answers, and no feedback on any of them")
     if (tried := examples.get("fresh", 0) - learning["fresh"]) > 0:
-        parts.append(f"{tried} took part in an update that did not pass, and go again once something new comes")
+        parts.append(f"{tried} took part in an update that does not serve, and go again once something new comes")
     if quarantined := examples.get("quarantined", 0):
         parts.append(f"{quarantined} in quarantine ({_listed(found['quarantine'])})")
     if waiting := examples.get("waiting", 0):

@@ -1,6 +1,6 @@
 """Signals: what people can say about an answer, and which training objective each kind of it is for.
 
-This is the one place that maps kinds of feedback to objectives; ``docs/learning.md`` has the same table for people.
+This is the one place that maps kinds of feedback to objectives; ``docs/experience.md`` has the same table for people.
 """
 
 from __future__ import annotations

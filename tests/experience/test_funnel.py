@@ -203,7 +203,7 @@ EMPTY: dict[str, Any] = {
     "waiting": {},
 }
 TRIED = (
-    "7 new examples, 24 needed; 2 took part in an update that did not pass, and go again once something new comes; "
+    "7 new examples, 24 needed; 2 took part in an update that does not serve, and go again once something new comes; "
     "5 wait for an objective that is not trained yet (paired_preference 5); 4 suspect since a rollback"
 )
 
@@ -244,7 +244,7 @@ def test_what_an_update_did_not_pass_with_is_not_new(bench: Bench) -> None:
     bench.refuse(bench.begin_update())
     found = overview.learning(bench.store, LEARNER, LearningSettings(min_examples=1))
     assert found["fresh"] == 0
-    assert "; 8 took part in an update that did not pass, and go again once something new comes" in found["why_not"]
+    assert "; 8 took part in an update that does not serve, and go again once something new comes" in found["why_not"]
 
 
 #: Whatever is asked often or at the start; none may look at every row of a table that grows.
