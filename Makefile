@@ -19,8 +19,8 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALL := $(PIP) install --constraint constraints.txt --no-build-isolation
-# two processes, each with whole files of tests
-WORKERS := --numprocesses 2 --dist loadfile
+# two processes, each with whole files of tests, in the order in which they are collected
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # the first interpreter of a supported release; PYTHON=... names another
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)

@@ -84,3 +84,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     make_tiny_model(directory)
     return directory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: what several processes share ends sooner if none is left with it in the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end/"))
