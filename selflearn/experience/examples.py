@@ -256,23 +256,25 @@ def _first_state(
         return "waiting"
     # A correction is there to be learned; an up-rated or imported answer may measure retention instead.
     eligible = offer.kind == "rating" or origin.source.startswith(IMPORTED)
-    if eligible and _goes_to_reserve(connection, origin.learner, placed.placement.cluster, settings):
+    if eligible and _goes_to_reserve(connection, origin, placed.placement.cluster, settings):
         return "reserve"
     return "fresh"
 
 
-def _goes_to_reserve(connection: sqlite3.Connection, learner: str, cluster: str, settings: ExperienceSettings) -> bool:
-    """Whether an answer never trains: a fixed share by hash, bounded, of clusters that nothing else is in."""
+def _goes_to_reserve(
+    connection: sqlite3.Connection, origin: Origin, cluster: str, settings: ExperienceSettings
+) -> bool:
+    """Whether an answer never trains: a fixed share by hash, bounded, of clusters that nothing else is in.
+
+    One source fills no more than half of the reserve: what measures all versions to come is nobody's alone.
+    """
     if int(cluster[:13], 16) / 16**13 >= settings.reserve_share:
         return False
-    tally = rows(
-        connection,
-        "SELECT number FROM tallies WHERE learner = ? AND subject = 'examples' AND label = 'reserve'",
-        (learner,),
-    )
-    if tally and tally[0]["number"] >= settings.max_reserve:
+    reserve = "SELECT source FROM examples INDEXED BY examples_by_source WHERE learner = ? AND state = 'reserve'"
+    sources = [row["source"] for row in rows(connection, reserve, (origin.learner,))]
+    if len(sources) >= settings.max_reserve or sources.count(origin.source) >= (settings.max_reserve + 1) // 2:
         return False
     others = (
         "SELECT 1 FROM examples WHERE learner = ? AND cluster = ? AND state NOT IN ('reserve', 'forgotten') LIMIT 1"
     )
-    return not rows(connection, others, (learner, cluster))
+    return not rows(connection, others, (origin.learner, cluster))

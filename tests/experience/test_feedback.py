@@ -206,10 +206,15 @@ def test_a_rating_taken_back_the_other_way_is_good_again(bench: Bench) -> None:
 def test_a_share_of_up_rated_answers_goes_to_the_bounded_reserve(bench: Bench) -> None:
     bench.experience = ExperienceSettings(reserve_share=0.5, max_reserve=5)
     for number in range(40):
-        bench.feedback(bench.interaction(f"question {number}", f"answer {number}"), "rating", value=1)
-    states = list(bench.states().values())
-    assert states.count("reserve") == 5
-    assert states.count("fresh") == 35
+        asked = bench.interaction(f"question {number}", f"answer {number}")
+        bench.feedback(asked, "rating", value=1, source="one" if number < 20 else "two")
+    found = bench.store.read("SELECT source, state, count(*) AS n FROM examples GROUP BY 1, 2 ORDER BY 1, 2 DESC")
+    assert [(row["source"], row["state"], row["n"]) for row in found] == [
+        ("one", "reserve", 3),  # of one source no more than half
+        ("one", "fresh", 17),
+        ("two", "reserve", 2),
+        ("two", "fresh", 18),
+    ]
 
 
 def test_a_prompt_that_trains_is_not_reserved(bench: Bench) -> None:
