@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.stores import Bench, open_bench
 
 TINY_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -84,6 +87,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     make_tiny_model(directory)
     return directory
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Where a test has its state directory."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def bench(state: Path) -> Iterator[Bench]:
+    """A new store with short words for what tests do with it."""
+    opened = open_bench(state)
+    yield opened
+    opened.store.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

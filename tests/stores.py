@@ -11,7 +11,7 @@ from typing import Any
 from selflearn.config import ExperienceSettings, JudgingSettings, LearningSettings
 from selflearn.experience import FeedbackReceipt, add_feedback, begin_interaction, choose_roles, finish_interaction
 from selflearn.store import Store, database_path
-from selflearn.versions import close_update, ensure_learner, open_update, register, served
+from selflearn.versions import close_update, ensure_learner, open_update, register, roll_back, served
 from selflearn.versions.rollouts import lineage
 
 LEARNER = "default"
@@ -141,6 +141,12 @@ class Bench:
             )
         )
 
+    def roll_back(self, to: int | None = None) -> None:
+        """Serves version ``to``; without one, that which was served before."""
+        self.store.write(
+            lambda connection: roll_back(connection, learner=LEARNER, to=to, actor="me", reason="test", now=self.now)
+        )
+
     def served(self) -> int:
         return served(self.store.connection(), LEARNER)
 
@@ -156,8 +162,7 @@ def open_bench(state: Path, **settings: Any) -> Bench:
     return Bench(Store.open(database_path(state)), **settings)
 
 
-def open_registered(state: Path) -> Bench:
-    """A bench whose learner has its base model, so that versions can be promoted."""
-    bench = open_bench(state)
+def registered(bench: Bench) -> Bench:
+    """The bench, its learner with its base model, as after the daemon's first start."""
     bench.store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="b" * 64))
     return bench

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from selflearn.store import Store, database_path
 from selflearn.store.directory import hold_state
 from selflearn.versions import verify_version, version_directory
 from tests.daemons import environment, flip_byte
-from tests.stores import LEARNER, Bench, open_registered, tables
+from tests.stores import LEARNER, Bench, registered, tables
 from tests.versions.candidates import promote_new
 
 AT = 1_700_000_000.0
@@ -29,15 +28,8 @@ NAME = "20231114T221320Z"
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def bench(state: Path) -> Iterator[Bench]:
-    opened = open_registered(state)
-    yield opened
-    opened.store.close()
+def bench(bench: Bench) -> Bench:
+    return registered(bench)
 
 
 def content(state: Path) -> dict[str, list[dict[str, Any]]]:

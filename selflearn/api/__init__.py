@@ -1,4 +1,4 @@
-"""The HTTP interface: OpenAI endpoints, feedback, operators' orders, health.
+"""The HTTP interface: OpenAI endpoints, feedback and data, operators' orders, health.
 
 Knows requests, answers and their errors. It does not know how a model computes, trains or is judged, and starts
 nothing: the daemon composes its ``Services``.

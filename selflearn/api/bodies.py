@@ -23,6 +23,12 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class Query(BaseModel):
+    """Parameters of an address, which are texts at first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 async def read_json(request: Request, schema: type[Schema], max_bytes: int) -> Schema:
     """Reads and checks a JSON body; an empty one counts as ``{}``.
 

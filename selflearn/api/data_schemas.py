@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from selflearn.api.bodies import MAX_ID, Number, Strict
-from selflearn.api.demonstration_schemas import Query
+from selflearn.api.bodies import MAX_ID, Number, Query, Strict
 from selflearn.experience.browsing import InteractionState
 from selflearn.experience.examples import ExampleState
 from selflearn.experience.signals import Kind

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from selflearn.api.bodies import MAX_ID, Strict
+from selflearn.api.bodies import MAX_ID, Query, Strict
 from selflearn.experience.transfer.formats import Format
 from selflearn.experience.transfer.importing import MAX_NAME
 
 Count = Annotated[int, Field(ge=0)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file, in hex")]
-
-
-class Query(BaseModel):
-    """Parameters of an address, which are texts at first."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ImportQuery(Query):

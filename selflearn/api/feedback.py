@@ -10,8 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from selflearn.api.bodies import read_json
 from selflearn.api.keys import caller_of
-from selflearn.api.schemas import FeedbackRequest
-from selflearn.api.services import Services
+from selflearn.api.schemas import EventRequest, FeedbackRequest
 from selflearn.api.state import services_of
 from selflearn.errors import SelflearnError
 from selflearn.experience import KINDS, FeedbackReceipt, add_feedback
@@ -19,12 +18,22 @@ from selflearn.experience import KINDS, FeedbackReceipt, add_feedback
 
 async def give_feedback(request: Request) -> Response:
     """Records feedback and what follows from it; 201 once it is durable, 4xx and no change if it is not acceptable."""
-    services = services_of(request)
-    wanted = await read_json(request, FeedbackRequest, services.api.max_body_bytes)
-    caller = caller_of(request)
+    wanted = await read_json(request, FeedbackRequest, services_of(request).api.max_body_bytes)
+    receipt = await record(request, add_feedback, wanted, wanted.kind)
+    return receipt_response(receipt, wanted.interaction_id, wanted.conversation)
 
-    def add() -> FeedbackReceipt:
-        return add_feedback(
+
+async def record(
+    request: Request, add: Callable[..., FeedbackReceipt], wanted: FeedbackRequest | EventRequest, kind: str
+) -> FeedbackReceipt:
+    """Lets ``add`` record what the caller says, in a thread, and counts what becomes of it."""
+    services, caller = services_of(request), caller_of(request)
+    counted = services.metrics.feedback
+    # An unknown kind is the client's text; it must not become a label.
+    label = kind if kind in KINDS else "unknown"
+    try:
+        receipt = await run_in_threadpool(
+            add,
             services.store,
             learner=services.learner,
             source=caller.name,
@@ -33,18 +42,6 @@ async def give_feedback(request: Request) -> Response:
             now=services.now,
             **wanted.model_dump(),
         )
-
-    receipt = await record(services, wanted.kind, add)
-    return receipt_response(receipt, wanted.interaction_id, wanted.conversation)
-
-
-async def record(services: Services, kind: str, add: Callable[[], FeedbackReceipt]) -> FeedbackReceipt:
-    """Runs ``add`` in a thread and counts what becomes of it."""
-    counted = services.metrics.feedback
-    # An unknown kind is the client's text; it must not become a label.
-    label = kind if kind in KINDS else "unknown"
-    try:
-        receipt = await run_in_threadpool(add)
     except SelflearnError:
         counted.labels(label, "rejected").inc()
         raise

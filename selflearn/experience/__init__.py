@@ -2,6 +2,10 @@
 
 Interactions are redacted and recorded; feedback is checked and becomes examples; examples get roles in updates. The
 room does not know how training works, how a version comes to be served, or HTTP.
+
+Inside: ``detectors`` find what must not be stored, ``curation`` and ``trust`` say what may not train and why, ``roles``
+who trains and who judges. ``transfer`` (import and export) and ``keeping`` (retention, forgetting) are used directly by
+the commands that are about them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The store: one SQLite file, its schema, and the one thread that writes to it.
 
-It knows how a row becomes durable and how the schema grows. It does not know what the rows mean: every room keeps
-the SQL of its own tables and hands its writes over as functions of a connection.
+It knows how a row becomes durable, how the schema grows, how deleted bytes go, who holds the state directory, and the
+audit log that every room appends to. It does not know what the rows mean: every room keeps the SQL of its own tables
+and hands its writes over as functions of a connection.
 """
 
 from __future__ import annotations

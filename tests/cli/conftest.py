@@ -15,6 +15,13 @@ import torch
 from selflearn.cli.main import main
 from selflearn.models.base import load_base
 from tests.api.server import Running, make_adapter, running_server
+from tests.stores import Bench, registered
+
+
+@pytest.fixture
+def bench(bench: Bench) -> Bench:
+    """The state directory of the command, after the first start of a daemon."""
+    return registered(bench)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from selflearn.versions import ensure_learner, running_canary
+from selflearn.versions import running_canary
 from tests.cli.conftest import Command
-from tests.stores import LEARNER, Bench, open_bench, tables
+from tests.stores import LEARNER, Bench, tables
 from tests.versions.candidates import promote_new
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(bench: Bench, state: Path) -> Bench:
     """Versions 1 and 2; 2 is served."""
-    state = tmp_path / "state"
-    opened = open_bench(state)
-    opened.store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="b" * 64))
     for start in (0, 100):
-        promote_new(opened, state, start)
-    yield opened
-    opened.store.close()
+        promote_new(bench, state, start)
+    return bench
 
 
 def test_a_canary_from_start_to_promotion(command: Command, bench: Bench) -> None:

@@ -5,29 +5,23 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from selflearn.versions import ensure_learner
 from tests.api.server import Running
 from tests.cli.conftest import Command
-from tests.stores import LEARNER, Bench, open_bench
+from tests.stores import Bench
 
 QUESTION = "What is the port of the daemon?"
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(bench: Bench) -> Bench:
     """The state directory of the command, where alice and mallory contradict each other."""
-    opened = open_bench(tmp_path / "state")
-    opened.store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="b" * 64))
-    opened.correct(QUESTION, "8000", source="alice")
-    opened.correct(QUESTION, "9999", source="mallory")
-    yield opened
-    opened.store.close()
+    bench.correct(QUESTION, "8000", source="alice")
+    bench.correct(QUESTION, "9999", source="mallory")
+    return bench
 
 
 def states(bench: Bench) -> dict[int, str]:

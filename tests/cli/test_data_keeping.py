@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,10 @@ from selflearn.store.directory import hold_state
 from selflearn.versions import work_directory
 from tests.api.server import Running
 from tests.cli.conftest import Command
-from tests.stores import Bench, open_bench, open_registered
+from tests.stores import Bench, open_bench
 from tests.versions.candidates import promote_new
 
 SECRET = "Kaperfahrt-1701"
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def bench(state: Path) -> Iterator[Bench]:
-    opened = open_registered(state)
-    yield opened
-    opened.store.close()
 
 
 def users(bench: Bench) -> list[str | None]:

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tests.api.server import Running
 from tests.cli.conftest import Command
-from tests.stores import Bench, open_bench
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    opened = open_bench(tmp_path / "state")
-    yield opened
-    opened.store.close()
+from tests.stores import Bench
 
 
 def test_the_state_directory_alone_tells(command: Command, bench: Bench) -> None:

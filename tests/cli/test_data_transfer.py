@@ -7,7 +7,6 @@ import io
 import json
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,17 @@ import pytest
 
 from selflearn.cli import transfer
 from selflearn.store import Store
-from selflearn.versions import ensure_learner
 from tests.api.server import Running
 from tests.cli.conftest import Command
 from tests.rows import chat, question
-from tests.stores import LEARNER, open_bench
+from tests.stores import Bench
 
 ROWS = [chat(question(number), "The guild of the town.") for number in range(12)]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    bench = open_bench(tmp_path / "state")
-    bench.store.write(lambda connection: ensure_learner(connection, LEARNER, base_model="tiny", base_sha256="b" * 64))
-    yield bench.store
-    bench.store.close()
+def store(bench: Bench) -> Store:
+    return bench.store
 
 
 def write(file: Path, *rows: Any) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,8 @@ import pytest
 from selflearn import overview
 from selflearn.versions import version_directory
 from tests.cli.conftest import Command
-from tests.stores import Bench, open_registered
+from tests.stores import Bench
 from tests.versions.candidates import promote_new
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def bench(state: Path) -> Iterator[Bench]:
-    opened = open_registered(state)
-    yield opened
-    opened.store.close()
 
 
 def test_without_daemon_and_state_the_exit_code_is_4(command: Command, state: Path) -> None:

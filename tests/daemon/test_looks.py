@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,14 +11,7 @@ from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.daemon.updates import Updates
 from selflearn.monitoring import Metrics
 from tests.experience.synthetic import insert
-from tests.stores import LEARNER, Bench, open_bench
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    opened = open_bench(tmp_path / "state")
-    yield opened
-    opened.store.close()
+from tests.stores import LEARNER, Bench
 
 
 @pytest.mark.parametrize(

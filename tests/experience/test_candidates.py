@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.errors import NotEnoughExamples
 from selflearn.experience import choose_roles, new_examples
-from selflearn.experience.roles import candidates
-from selflearn.experience.roles.candidates import Candidates, cap_of, choose_candidates, sources_in
+from selflearn.experience.roles.candidates import MAX_SOURCES, Candidates, cap_of, choose_candidates, sources_in
 from tests.experience.synthetic import insert
 from tests.stores import LEARNER, Bench, open_bench
 
@@ -129,15 +128,12 @@ def test_what_judged_before_leaves_room_for_judges(bench: Bench) -> None:
     assert (len(found.due), len(found.fresh)) == (7, 3)
 
 
-def test_more_sources_than_one_update_hears_have_their_turn_by_the_seed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(candidates, "MAX_SOURCES", 4)
-    for number in range(10):
-        insert(bench, 2, source=f"key-{number}")
-    heard = [set(by_source(candidates_of(bench, seed))) for seed in range(20)]
-    assert {len(sources) for sources in heard} == {4}
-    assert len(set().union(*heard)) == 10
+def test_more_sources_than_one_update_hears_have_their_turn_by_the_seed(bench: Bench) -> None:
+    for number in range(MAX_SOURCES + 20):
+        insert(bench, source=f"key-{number}")
+    heard = [set(by_source(candidates_of(bench, seed))) for seed in range(8)]
+    assert {len(sources) for sources in heard} == {MAX_SOURCES}
+    assert len(set().union(*heard)) == MAX_SOURCES + 20
     assert candidates_of(bench, 1) == candidates_of(bench, 1)
 
 

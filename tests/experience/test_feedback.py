@@ -10,6 +10,7 @@ from selflearn.config import ExperienceSettings
 from selflearn.errors import BadRequest, Conflict, NotFound
 from selflearn.experience import FeedbackReceipt, add_feedback, counts, list_feedback, load_examples
 from selflearn.experience.examples import Example
+from selflearn.experience.feedback import MAX_REWARDED
 from selflearn.experience.keeping.erasing import Note, erase_interactions
 from selflearn.experience.texts import digest_of, question_of
 from tests.stores import LEARNER, Bench, tables
@@ -92,12 +93,12 @@ def test_the_same_feedback_again_changes_nothing(bench: Bench, given: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("state", "answer"), [("running", None), ("failed", None), ("cancelled", "half an ans"), ("completed", "")]
+    ("ended", "answer"), [("running", None), ("failed", None), ("cancelled", "half an ans"), ("completed", "")]
 )
 def test_without_a_finished_answer_there_is_a_correction_but_no_rating(
-    bench: Bench, state: str, answer: str | None
+    bench: Bench, ended: str, answer: str | None
 ) -> None:
-    interaction_id = bench.interaction(state=state, answer=answer)
+    interaction_id = bench.interaction(state=ended, answer=answer)
     before = tables(bench.store)
     for kind, said in (("rating", {"value": 1}), ("preference", {"text": "8000"}), ("comment", {"text": "Too short."})):
         with pytest.raises(Conflict) as caught:
@@ -368,13 +369,12 @@ def test_only_a_reward_is_for_conversations_that_are_known(bench: Bench) -> None
     assert tables(bench.store) == before
 
 
-def test_a_conversation_is_rewarded_up_to_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selflearn.experience.feedback.MAX_REWARDED", 3)
-    for number in range(5):
+def test_a_conversation_is_rewarded_up_to_a_bound(bench: Bench) -> None:
+    for number in range(MAX_REWARDED + 2):
         bench.interaction(f"Q{number}", f"A{number}", conversation="long")
-    assert reward(bench, "long", 1).detail.startswith("3 answers")
+    assert reward(bench, "long", 1).detail.startswith(f"{MAX_REWARDED} answers")
     rows = bench.store.read("SELECT target FROM examples ORDER BY id")
-    assert [row["target"] for row in rows] == ["A2", "A3", "A4"]
+    assert [row["target"] for row in rows] == [f"A{number}" for number in range(2, MAX_REWARDED + 2)]
 
 
 def test_what_a_client_key_says_is_recorded_and_teaches_nothing(bench: Bench) -> None:

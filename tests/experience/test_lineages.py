@@ -17,7 +17,6 @@ from selflearn.errors import NotEnoughExamples
 from selflearn.experience.curation.near_duplicates import alike
 from selflearn.experience.examples import Offer, Origin, add_example
 from selflearn.experience.signals import Kind
-from selflearn.versions import roll_back
 from selflearn.versions.rollouts import lineage
 from tests.stores import LEARNER, Bench, open_bench
 
@@ -125,9 +124,7 @@ class Lives(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 99))
     def roll(self, seed: int) -> None:
         to = Random(seed).choice([version for version in self.versions if version != self.bench.served()])
-        self.bench.store.write(
-            lambda c: roll_back(c, learner=LEARNER, to=to, actor="me", reason="test", now=self.bench.now)
-        )
+        self.bench.roll_back(to)
 
     def clusters(self, update_id: int, *roles: str) -> set[str]:
         found = self.bench.store.read(

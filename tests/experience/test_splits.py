@@ -9,7 +9,6 @@ import pytest
 from selflearn.config import ExperienceSettings, JudgingSettings, LearningSettings
 from selflearn.errors import NotEnoughExamples
 from selflearn.experience import Snapshot, choose_roles, note_refusal
-from selflearn.versions import roll_back
 from selflearn.versions.rollouts import lineage
 from tests.experience.synthetic import insert
 from tests.stores import LEARNER, Bench
@@ -24,12 +23,6 @@ def choose(bench: Bench, seed: int = 0) -> Snapshot:
 def teach(bench: Bench, count: int, start: int = 0) -> None:
     for number in range(start, start + count):
         bench.correct(f"question {number}", f"answer {number}")
-
-
-def roll(bench: Bench, to: int | None) -> None:
-    bench.store.write(
-        lambda connection: roll_back(connection, learner=LEARNER, to=to, actor="me", reason="test", now=bench.now)
-    )
 
 
 def roles_of(bench: Bench, update_id: int, *roles: str) -> set[int]:
@@ -112,10 +105,10 @@ def test_a_rollback_makes_what_trained_suspect_and_going_forward_trusts_it_again
     first = bench.begin_update()
     bench.promote(first)
     after = bench.states()
-    roll(bench, None)
+    bench.roll_back()
     assert {bench.states()[number] for number in roles_of(bench, first, "train")} == {"suspect"}
     assert {bench.states()[number] for number in roles_of(bench, first, "holdout")} == {"fresh"}
-    roll(bench, first)
+    bench.roll_back(first)
     assert bench.states() == after
 
 

@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.errors import NotEnoughExamples, NotFound
 from selflearn.experience import note_refusal, state_of
-from selflearn.versions import roll_back
 from selflearn.versions.rollouts import lineage
 from tests.experience.synthetic import insert
 from tests.stores import LEARNER, Bench, open_bench
@@ -46,12 +45,6 @@ def recomputed(bench: Bench) -> dict[int, str]:
     line = lineage(bench.store.connection(), bench.served())
     given = {"line": json.dumps(line), "served": bench.served(), "learner": LEARNER}
     return {row["id"]: row["state"] for row in bench.store.read(ORACLE, given)}
-
-
-def roll(bench: Bench, to: int | None) -> None:
-    bench.store.write(
-        lambda connection: roll_back(connection, learner=LEARNER, to=to, actor="me", reason="test", now=bench.now)
-    )
 
 
 def set_columns(bench: Bench, number: int, **columns: Any) -> None:
@@ -114,12 +107,12 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: len(self.versions) > 1)
     @rule(seed=st.integers(0, 99))
     def roll_to(self, seed: int) -> None:
-        roll(self.bench, Random(seed).choice([v for v in self.versions if v != self.bench.served()]))
+        self.bench.roll_back(Random(seed).choice([v for v in self.versions if v != self.bench.served()]))
 
     @precondition(lambda self: self.bench.served() != 0)
     @rule()
     def undo(self) -> None:
-        roll(self.bench, None)
+        self.bench.roll_back()
 
     @rule(seed=st.integers(0, 99), state=st.sampled_from(["quarantined", "forgotten"]))
     def take_away(self, seed: int, state: str) -> None:
@@ -164,17 +157,17 @@ def test_only_what_a_change_concerns_is_looked_at(bench: Bench) -> None:
     # A state that no derivation gives to any of them shows which ones were derived anew.
     for number in bench.states():
         set_columns(bench, number, state="suspect", vouched=1)
-    roll(bench, None)
+    bench.roll_back()
     assert {number for number, state in bench.states().items() if state != "suspect"} == concerned
 
 
 def test_who_was_vouched_for_is_not_suspect_but_trains_again(bench: Bench) -> None:
     update, trained, _ = learned(bench)
     set_columns(bench, trained[0], vouched=1)
-    roll(bench, None)
+    bench.roll_back()
     assert bench.states()[trained[0]] == "fresh"
     assert {bench.states()[number] for number in trained[1:]} == {"suspect"}
-    roll(bench, update)
+    bench.roll_back(update)
     assert {bench.states()[number] for number in trained} == {"trained"}
 
 
