@@ -66,8 +66,9 @@ def restore(
             )
         at = now()
         try:
-            part = _make_part(source, held, contents)
+            part = held / _PART
             try:
+                _copy_into(part, source, contents)
                 restored = _prepare(part / DATABASE, source, held, contents, actor, at)
                 aside = _commit(part, held, at)
             except BaseException:
@@ -116,9 +117,8 @@ def finish_restore(state: Path) -> bool:
     return True
 
 
-def _make_part(source: Path, state: Path, contents: dict[str, Any]) -> Path:
-    """Copies a backup beside the old state and checks the copy: what is put in place is what was checked."""
-    part = state / _PART
+def _copy_into(part: Path, source: Path, contents: dict[str, Any]) -> None:
+    """Copies a backup's database beside the old state and checks the copy: what is put in place is what was checked."""
     remove_tree(part)  # a restore that was killed before it decided left it
     part.mkdir(mode=0o700)
     database = part / DATABASE
@@ -127,7 +127,6 @@ def _make_part(source: Path, state: Path, contents: dict[str, Any]) -> Path:
     if sha256_file(database) != contents["files"][DATABASE]["sha256"]:
         raise StateError(f"{source / DATABASE} changed while it was read. Nothing was changed; restore again.")
     check_database(database)
-    return part
 
 
 def _prepare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -210,20 +211,21 @@ def test_a_restore_that_dies_on_the_way_is_brought_to_its_end(
     assert len(list((state / f"replaced-{NAME}" / "versions").iterdir())) == 2
 
 
-def test_a_restore_that_fails_changes_nothing(
-    bench: Bench, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restore_that_fails_changes_nothing(bench: Bench, state: Path, tmp_path: Path) -> None:
     promote_new(bench, state, 0)
     back_up(state, tmp_path / "kept")
     bench.store.close()
     before = content(state)
-
-    def fail(*_: Any) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(restoring, "copy_version", fail)
-    with pytest.raises(StateError, match="No space left"):
-        restore(tmp_path / "kept", state, actor="operator", replace=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "selflearn.cli.main", "--state", str(state), "restore", str(tmp_path / "kept"), "--yes"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),  # less than the database
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "File too large" in ended.stderr
     assert content(state) == before
     assert sorted(path.name for path in state.iterdir()) == ["daemon.lock", "selflearn.db", "versions", "work"]
 
