@@ -7,7 +7,7 @@ the defaults, which serve a newcomer on a laptop. Rooms receive their own sectio
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -79,25 +79,75 @@ class LearningSettings(Section):
     interval_seconds: float = Field(900.0, gt=0.0, description="how often the trigger is looked at")
     idle_seconds: float = Field(30.0, ge=0.0, description="the last request must be this long ago")
     max_wait_seconds: float = Field(21600.0, ge=0.0, description="after this long without idle time, start anyway")
-    timeout_seconds: float = Field(7200.0, gt=0.0, description="a worker that runs longer is killed")
+    timeout_seconds: float = Field(7200.0, gt=0.0, description="a worker that runs longer is killed; pauses count")
     threads: int = Field(0, ge=0, description="CPU threads of the worker; 0 takes all cores")
     niceness: int = Field(10, ge=0, le=19, description="how far the worker steps back for serving")
+    preempt_seconds: float = Field(
+        0.0, ge=0.0, description="training pauses while the time to first token is above this; 0: never"
+    )
+    max_pause_seconds: float = Field(600.0, ge=0.0, description="most pause of one update in all; then it goes on")
     seed: int = Field(0, ge=0, description="mixed with the update's number into its seed")
+
     rank: int = Field(16, ge=1, le=512, description="LoRA rank")
     alpha: float = Field(32.0, gt=0.0, description="LoRA alpha; the scale is alpha / rank")
-    learning_rate: float = Field(2e-3, gt=0.0, le=1.0, description="peak rate of AdamW")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW's decoupled decay")
+    biases: bool = Field(False, description="also train the biases of the adapted layers, where they have some")
+    keep_energy: Share = Field(
+        1.0, description="after training, each layer's rank falls to what keeps this share of its squared norm; 1: off"
+    )
+    quantization: Literal["none", "int8", "4bit"] = Field(
+        "none", description="the base while it trains: int8 by torchao, 4bit by bitsandbytes (GPU), as extras"
+    )
+    gradient_checkpointing: bool = Field(False, description="compute activations twice and keep none of them")
+
+    correction_objective: Literal["supervised", "self_distillation"] = Field(
+        "supervised", description="what a correction teaches: its words, or what the base makes of knowing them"
+    )
+    rejected_objective: Literal["none", "paired_preference", "unlikelihood"] = Field(
+        "none", description="what the answer that a correction replaces is used for, besides"
+    )
+    rating_objective: Literal["unpaired_preference", "unlikelihood"] = Field(
+        "unpaired_preference", description="what a down-rated answer is used for"
+    )
+    preference_beta: float = Field(0.1, gt=0.0, description="beta of paired (DPO) and unpaired (KTO) preference")
+    reward_temperature: float = Field(1.0, gt=0.0, description="weights are exp(reward / this), rewards standardised")
+    self_edits: int = Field(
+        0, ge=0, le=16, description="restatements of each correction by the base model that train beside it (SEAL)"
+    )
+
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb"] = Field("adamw", description="the optimizer")
+    learning_rate: float = Field(2e-3, gt=0.0, le=1.0, description="peak rate")
+    lora_plus_ratio: float = Field(1.0, gt=0.0, le=64.0, description="rate of B over rate of A (LoRA+)")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="momentum of sgd and rmsprop, first beta of the others")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="the optimizer's weight decay")
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = Field("cosine", description="the rate in an update")
+    warmup_share: Share = Field(0.1, description="share of the steps in which the rate rises")
+    adapt_rate: bool = Field(True, description="the rate falls after a refusal and recovers with promotions")
     passes: int = Field(6, ge=1, le=1000, description="most passes over the new examples")
     batch_size: int = Field(8, ge=1, le=1024, description="new examples in a step")
-    replay_share: Share = Field(1.0, description="replayed examples per new example in a step")
-    anchor_batch: int = Field(3, ge=0, le=256, description="anchor sequences in a step")
-    warmup_share: Share = Field(0.1, description="share of the steps in which the rate rises")
+    batch_tokens: int = Field(
+        4096, ge=64, description="most tokens, padding included, computed at once; then accumulate"
+    )
     max_gradient_norm: float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
     patience: int = Field(3, ge=1, description="looks at the holdout without improvement before stopping")
+
+    replay_share: float = Field(1.0, ge=0.0, le=16.0, description="replayed examples per new example in a step")
+    replay_kl_weight: float = Field(0.0, ge=0.0, description="weight of KL(parent || student) on replayed examples")
+    self_replay: int = Field(0, ge=0, description="answers of the parent to past prompts, replayed beside real ones")
+    anchor_batch: int = Field(3, ge=0, le=256, description="anchor sequences in a step")
     kl_weight: float = Field(2.0, ge=0.0, description="weight of KL(base || student) on the anchors")
+    ewc: Literal["factored", "diagonal", "dense"] = Field(
+        "factored", description="the Fisher of the EWC penalty: of the product (factored or dense), or of A and B apart"
+    )
     ewc_weight: float = Field(0.1, ge=0.0, description="lambda of the EWC penalty, for a Fisher of mean 1")
+    l2_weight: float = Field(0.0, ge=0.0, description="weight of ||dW - dW of the parent||^2, without any Fisher")
+    orthogonal_weight: float = Field(
+        0.0, ge=0.0, description="above 0 each update learns in rows of A of its own, kept orthogonal (O-LoRA)"
+    )
+    slow_weights_rate: Share = Field(1.0, description="how far the slow weights follow (Reptile); 1: no slow weights")
+    slow_weights_steps: int = Field(8, ge=1, description="steps between two moves of the slow weights")
     fisher_decay: Share = Field(0.9, description="gamma in F <- gamma F + F_new")
     fisher_sequences: int = Field(16, ge=1, description="sequences that a Fisher estimate looks at")
+
     max_length: int = Field(1024, ge=16, description="longest example in tokens; longer ones do not train")
     max_train_examples: int = Field(512, ge=1, description="most new examples that train in one update")
     max_replay_examples: int = Field(256, ge=0, description="past examples drawn for replay")

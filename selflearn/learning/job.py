@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from selflearn.config import JudgingSettings, LearningSettings
+
+if TYPE_CHECKING:
+    from selflearn.experience.signals import Objective
 
 Role = Literal["train", "replay", "holdout", "retained"]
 ROLES: tuple[Role, ...] = ("train", "replay", "holdout", "retained")
@@ -21,7 +24,9 @@ ROLES: tuple[Role, ...] = ("train", "replay", "holdout", "retained")
 class JobExample:
     """One example in its role: the prompt as chat messages and the response to learn or to judge on.
 
-    ``source`` says whose norm its loss is compared with; for ``vouched`` ones an operator answers.
+    ``source`` says whose norm its loss is compared with; for ``vouched`` ones an operator answers. ``rejected`` is an
+    answer that is worse than the target; ``value`` a reward, or -1 for a target that was rated down. What the model
+    wrote itself is ``synthetic``.
     """
 
     id: int
@@ -31,6 +36,10 @@ class JobExample:
     target: str
     source: str = ""
     vouched: bool = False
+    objective: Objective = "supervised"
+    rejected: str | None = None
+    value: float = 1.0
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Job:
     """What to train from, with which settings, and on what device. ``parent`` 0 is the base model.
 
     ``contradicting`` are the new examples that answer a known question differently than an earlier one.
+    ``rate_factor`` scales the learning rate, by what became of the updates before.
     ``cache_directory`` keeps what depends on the base model alone: its answers to the anchors, its importance.
     """
 
@@ -54,6 +64,7 @@ class Job:
     judging: JudgingSettings
     examples: tuple[JobExample, ...]
     contradicting: tuple[int, ...] = ()
+    rate_factor: float = 1.0
 
     def having(self, role: Role) -> tuple[JobExample, ...]:
         """The examples of one role, in the order of their ids."""

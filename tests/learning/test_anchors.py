@@ -9,7 +9,7 @@ import pytest
 from selflearn.learning.anchors import anchor_prompts
 from selflearn.learning.cache import is_kept
 from selflearn.learning.reference import reference_of
-from selflearn.learning.worker import measure_anchors
+from selflearn.learning.update import measure_anchors
 from selflearn.models.adapter import lora_layers
 from selflearn.models.base import load_base
 from selflearn.models.chat import encode_prompt

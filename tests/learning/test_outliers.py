@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from selflearn.learning.job import Job, JobExample
 from selflearn.learning.outliers import FLOORS, MAX_SHARE, MIN_NORM, PRIOR, Outlier, Surprise, find_outliers
-from selflearn.learning.worker import run
+from selflearn.learning.update import run
 from tests.learning.test_worker import LEARNING, example, job_for
 
 LIMIT = 4.0

@@ -17,7 +17,7 @@ from selflearn.learning.importance import Importance
 from selflearn.learning.reference import reference_of
 from selflearn.learning.schedule import warmup_cosine
 from selflearn.learning.trainer import Material, Trained, frozen_copy, low_rank, train
-from selflearn.learning.worker import measure_anchors
+from selflearn.learning.update import measure_anchors
 from selflearn.models.adapter import adapter_state, attach_new, base_weight, factors, lora_layers, scale
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import encode_example
