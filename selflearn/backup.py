@@ -55,9 +55,13 @@ def list_backups(state: Path) -> list[str]:
 
 
 def list_copies(state: Path) -> list[str]:
-    """Everything in the state directory that has older copies of its rows: backups, and states that were replaced."""
+    """Everything in the state directory that has older copies of its rows: backups, and states that were replaced.
+
+    So has a backtest that runs, or was killed: those that ended leave numbers alone.
+    """
     replaced = sorted(path.name for path in state.glob(f"{REPLACED}*") if path.is_dir())
-    return [f"{backups_directory(state).name}/{name}" for name in list_backups(state)] + replaced
+    replayed = sorted(str(path.relative_to(state)) for path in state.glob("backtests/*/work"))
+    return [f"{backups_directory(state).name}/{name}" for name in list_backups(state)] + replaced + replayed
 
 
 def moment_name(at: float) -> str:
@@ -129,7 +133,7 @@ def _sweep(path: Path) -> None:
 def _fill(state: Path, place: Path, at: float) -> dict[str, Any]:
     """Copies the database, then the versions that the copy knows; writes down what there is."""
     database = place / DATABASE
-    _copy_database(database_path(state), database)
+    copy_database(database_path(state), database)
     reach("mid-backup")
     check_database(database)
     with read_only(database) as copy:
@@ -150,7 +154,7 @@ def _fill(state: Path, place: Path, at: float) -> dict[str, Any]:
     return contents
 
 
-def _copy_database(source: Path, target: Path) -> None:
+def copy_database(source: Path, target: Path) -> None:
     """SQLite's online backup of one moment: writers go on meanwhile, and what they write is not in it."""
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     with contextlib.closing(connect(source)) as reading, contextlib.closing(sqlite3.connect(target)) as writing:

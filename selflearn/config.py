@@ -6,10 +6,11 @@ the defaults, which serve a newcomer on a laptop. Rooms receive their own sectio
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from selflearn.errors import ConfigurationError
@@ -95,7 +96,7 @@ class LearningSettings(Section):
         1.0, description="after training, each layer's rank falls to what keeps this share of its squared norm; 1: off"
     )
     quantization: Literal["none", "int8", "4bit"] = Field(
-        "none", description="the base while it trains: int8 by torchao, 4bit by bitsandbytes (GPU), as extras"
+        "none", description="the base while it trains: int8 by torchao, 4bit (NF4) by bitsandbytes; extra 'quantized'"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice and keep none of them")
 
@@ -115,13 +116,17 @@ class LearningSettings(Section):
     )
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb"] = Field("adamw", description="the optimizer")
-    learning_rate: float = Field(2e-3, gt=0.0, le=1.0, description="peak rate")
+    learning_rate: float = Field(2e-3, gt=0.0, le=1.0, description="peak rate; adapt_rate lowers it")
     lora_plus_ratio: float = Field(1.0, gt=0.0, le=64.0, description="rate of B over rate of A (LoRA+)")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="momentum of sgd and rmsprop, first beta of the others")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="the optimizer's weight decay")
-    schedule: Literal["constant", "linear", "cosine", "plateau"] = Field("cosine", description="the rate in an update")
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = Field(
+        "cosine", description="the rate in an update, after its rise"
+    )
     warmup_share: Share = Field(0.1, description="share of the steps in which the rate rises")
-    adapt_rate: bool = Field(True, description="the rate falls after a refusal and recovers with promotions")
+    adapt_rate: bool = Field(
+        True, description="the rate halves after an update that went too far and recovers with promotions"
+    )
     passes: int = Field(6, ge=1, le=1000, description="most passes over the new examples")
     batch_size: int = Field(8, ge=1, le=1024, description="new examples in a step")
     batch_tokens: int = Field(
@@ -143,6 +148,9 @@ class LearningSettings(Section):
     orthogonal_weight: float = Field(
         0.0, ge=0.0, description="above 0 each update learns in rows of A of its own, kept orthogonal (O-LoRA)"
     )
+    max_rank: int = Field(
+        128, ge=1, le=512, description="rank up to which orthogonal updates add rows; then the old ones are compacted"
+    )
     slow_weights_rate: Share = Field(1.0, description="how far the slow weights follow (Reptile); 1: no slow weights")
     slow_weights_steps: int = Field(8, ge=1, description="steps between two moves of the slow weights")
     fisher_decay: Share = Field(0.9, description="gamma in F <- gamma F + F_new")
@@ -156,6 +164,41 @@ class LearningSettings(Section):
     outlier_limit: float = Field(
         4.0, gt=0.0, description="new examples whose loss is so many robust deviations above the median are left out"
     )
+
+    @model_validator(mode="after")
+    def _optimizer_is_installed(self) -> Self:
+        if self.optimizer == "lamb" and find_spec("pytorch_optimizer") is None:
+            raise ValueError("optimizer 'lamb' needs the extra selflearn[optimizers]; install it or take another one")
+        return self
+
+    @model_validator(mode="after")
+    def _quantization_is_installed(self) -> Self:
+        library = {"none": "", "int8": "torchao", "4bit": "bitsandbytes"}[self.quantization]
+        if library and find_spec(library) is None:
+            raise ValueError(
+                f"quantization {self.quantization!r} needs {library}; install the extra selflearn[quantized], or set "
+                "quantization to 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _methods_fit_together(self) -> Self:
+        if self.orthogonal_weight > 0.0 and self.max_rank <= self.rank:
+            raise ValueError(
+                f"orthogonal_weight adds {self.rank} rows (rank) to those that an adapter has, which max_rank "
+                f"{self.max_rank} leaves no room for; raise max_rank"
+            )
+        other_rows = self.orthogonal_weight > 0.0 or self.keep_energy < 1.0
+        if self.ewc == "diagonal" and self.ewc_weight > 0.0 and other_rows:
+            raise ValueError(
+                "ewc 'diagonal' compares A and B row by row, but with orthogonal_weight or keep_energy they are other "
+                "rows after each update; set ewc to 'factored'"
+            )
+        if self.replay_share == 0.0 and (self.replay_kl_weight > 0.0 or self.self_replay > 0):
+            raise ValueError("replay_kl_weight and self_replay need replay; raise replay_share above 0")
+        if self.slow_weights_rate == 0.0:
+            raise ValueError("slow_weights_rate 0 learns nothing; raise it, or set 1 for no slow weights")
+        return self
 
 
 class JudgingSettings(Section):
@@ -218,6 +261,15 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     logging: LoggingSettings = LoggingSettings()
 
+    @model_validator(mode="after")
+    def _engine_serves_what_is_learned(self) -> Self:
+        if self.learning.biases and self.serving.engine == "vllm":
+            raise ValueError(
+                "learning.biases is on, but vLLM serves no biases with an adapter; switch learning.biases off, or take "
+                "serving.engine = 'transformers'"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -253,12 +305,13 @@ def load(config_file: Path | None = None, **flags: Any) -> Settings:
     try:
         return FromFile(**flags)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(explain(error)) from error
     except ValueError as error:
         raise ConfigurationError(f"The configuration cannot be read: {error}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """What is wrong with settings, one line for each."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])

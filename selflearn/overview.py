@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 from selflearn.config import LearningSettings
 from selflearn.experience import funnel, new_examples, why_not
 from selflearn.experience.roles.lines import LAST_CHANGE
+from selflearn.learning import rates
 from selflearn.store import Store
-from selflearn.versions import running_canary, version_name, work_directory
+from selflearn.versions import past_updates, running_canary, version_name, work_directory
 
 PAUSED_KEY = "learning.paused"
 
@@ -106,8 +108,26 @@ def learning(store: Store, learner: str, settings: LearningSettings) -> dict[str
         "needed": settings.min_examples,
         "running": None,
         "last": last_update(store, learner),
+        "rate_factor": rate_factor(store.connection(), learner, settings),
     }
     return {**found, "why_not": why_not(found, funnel(store, learner))}
+
+
+def rate_factor(connection: sqlite3.Connection, learner: str, settings: LearningSettings) -> float:
+    """The factor on the learning rate that a learner's next update starts with; 1 unless ``adapt_rate`` is on.
+
+    Only updates with the present learning rate and optimizer count: other ones are the operator's new word on it.
+    """
+    if not settings.adapt_rate:
+        return 1.0
+    past = past_updates(
+        connection,
+        learner,
+        learning_rate=settings.learning_rate,
+        optimizer=settings.optimizer,
+        most=rates.LOOK_BACK,
+    )
+    return rates.rate_factor([rates.outcome_of(update) for update in past])
 
 
 def last_update(store: Store, learner: str) -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ class Exchange:
         self._news = asyncio.Event()
         self._failure: Exception | None = None
         self._open = True
-        services.activity.begin()
+        self._ticket = services.activity.begin()
         self._readers = [asyncio.create_task(self._read(index, each)) for index, each in enumerate(self.choices)]
 
     @property
@@ -148,7 +148,7 @@ class Exchange:
                 await choice.answer.aclose()  # a reader that was cancelled before it began did not
         finally:
             self._end_all("cancelled")  # only those that came to no other end
-            self._services.activity.end()
+            self._services.activity.end(self._ticket)
         await self._observe()
 
     async def _read(self, index: int, choice: Choice) -> None:
@@ -160,6 +160,7 @@ class Exchange:
                 async for chunk in choice.answer:
                     if choice.first_token is None:
                         choice.first_token = loop.time()
+                        self._services.activity.first_token(self._ticket)
                     self._ready.append(choice.take(index, chunk))
                     if choice.finish_reason is not None:
                         self._end(choice, "completed")

@@ -8,12 +8,15 @@
      "fresh": int, "needed": int,                    new examples there are, and needed for an update
      "running": None | {"update": int, "trigger": str, "phase": str, "step": int, "steps": int,
                         "loss": float | None, "started_at": float, "elapsed_seconds": float,
-                        "seconds_left": float | None},
-     "last": None | {"update": int, "state": str, "reason": str | None, "finished_at": float | None}}
+                        "paused_seconds": float,    so long it has waited for serving; phase "paused" while it does
+                        "seconds_left": float | None},  without pauses to come; None as long as nobody can know
+     "last": None | {"update": int, "state": str, "reason": str | None, "finished_at": float | None},
+     "rate_factor": float}                           of the learning rate; below 1 after updates that went too far
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -84,33 +87,61 @@ class RolloutControl(Protocol):
 
 
 class Activity:
-    """How busy serving is: the daemon starts updates when nobody waits for an answer. Thread-safe."""
+    """How busy serving is: updates start when nobody waits for an answer, and give way when somebody waits too long.
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+    Thread-safe. ``now`` is the time of day, ``clock`` measures waits; both in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._clock = now, clock
         self._lock = threading.Lock()
-        self._running = 0
         self._last = now()
+        self._tickets = itertools.count()
+        self._open: set[int] = set()
+        self._waiting: dict[int, float] = {}  # when those arrived that have no token yet
+        self._slowest = 0.0
 
     @property
     def running(self) -> int:
         """Chat requests between arrival and last byte."""
-        return self._running
+        return len(self._open)
 
     @property
     def idle_seconds(self) -> float:
         """Seconds since the last chat request ended (or the daemon started); 0 while one runs."""
         with self._lock:
-            return 0.0 if self._running else max(0.0, self._now() - self._last)
+            return 0.0 if self._open else max(0.0, self._now() - self._last)
 
-    def begin(self) -> None:
+    def begin(self) -> int:
+        """A request arrived; returns the ticket by which the other calls know it."""
         with self._lock:
-            self._running += 1
+            ticket = next(self._tickets)
+            self._open.add(ticket)
+            self._waiting[ticket] = self._clock()
+            return ticket
 
-    def end(self) -> None:
+    def first_token(self, ticket: int) -> None:
+        """It got its first token. Later ones change nothing."""
         with self._lock:
-            self._running -= 1
+            self._waited(ticket)
+
+    def end(self, ticket: int) -> None:
+        """It is over, with or without tokens."""
+        with self._lock:
+            self._waited(ticket)
+            self._open.discard(ticket)
             self._last = self._now()
+
+    def take_longest_wait(self) -> float:
+        """The longest wait for a first token since the last call, of those who still wait as well; 0 if nobody did."""
+        with self._lock:
+            waits = [self._clock() - arrived for arrived in self._waiting.values()]
+            longest, self._slowest = max([self._slowest, *waits]), 0.0
+            return longest
+
+    def _waited(self, ticket: int) -> None:
+        if ticket in self._waiting:
+            self._slowest = max(self._slowest, self._clock() - self._waiting.pop(ticket))
 
 
 @dataclass(frozen=True, slots=True)

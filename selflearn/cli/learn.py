@@ -89,6 +89,8 @@ def learning_lines(found: dict[str, Any]) -> list[tuple[str, Cell]]:
         reason = f": {last['reason']}" if last.get("reason") else ""
         when = "" if last.get("finished_at") is None else f" {moment(last['finished_at'])}"
         lines.append(("last update", f"{last['update']} {last['state']}{when}{reason}"))
+    if found.get("rate_factor", 1.0) < 1.0:
+        lines.append(("learning rate", f"{found['rate_factor']:.2f} of the setting, after updates that went too far"))
     return lines
 
 
@@ -100,6 +102,8 @@ def progress_text(running: dict[str, Any]) -> str:
     if running.get("loss") is not None:
         parts.append(f"loss {running['loss']:.3f}")
     parts.append(f"{duration(running.get('elapsed_seconds'))} so far")
+    if running.get("paused_seconds"):
+        parts.append(f"{duration(running['paused_seconds'])} of it paused for serving")
     if running.get("seconds_left") is not None:
         parts.append(f"about {duration(running['seconds_left'])} left")
     return ", ".join(parts)
@@ -118,7 +122,7 @@ def _set_paused(session: Session, paused: bool) -> None:
 
 def _wait(session: Session, number: int) -> dict[str, Any]:
     """Shows progress until update ``number`` has ended and, if it was promoted, serves; returns its row."""
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"update {number}", total=None)
         while (update := session.call("GET", f"/admin/updates/{number}"))["state"] == "running":
             running = session.call("GET", "/admin/learn")["running"]
@@ -136,7 +140,7 @@ def _wait(session: Session, number: int) -> dict[str, Any]:
     return update
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 

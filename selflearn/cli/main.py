@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from selflearn.cli import (
+    adapters,
+    backtest,
     bench,
     chat,
     config,
@@ -93,8 +95,10 @@ app.add_typer(feedback.app, name="feedback")
 app.add_typer(data.app, name="data")  # the other modules of data add their commands to it
 app.add_typer(versions.app, name="versions")
 app.command("why")(versions.why)
+app.command("distil")(adapters.distil)  # its other commands are part of versions.app
 app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollout.rollback)
+app.command("backtest")(backtest.backtest)
 app.command("backup")(data_keeping.backup)
 app.command("restore")(data_keeping.restore)
 app.add_typer(models.app, name="models")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selflearn.cli.output import DASH, message, moment, pairs, show, table, tree, verdict_table
+from selflearn.cli.reproduce import reproduce
 from selflearn.cli.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def verify(
     show({"versions": results}, as_json, lambda _: table(("version", "state", "files", "problem"), rows))
     if not all(result["intact"] for result in results):
         raise typer.Exit(FAILED)
+
+
+app.command("reproduce")(reproduce)
 
 
 def why(

@@ -62,6 +62,7 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
             updates = _updates(store, settings, state, base, rollouts, metrics, activity, now)
             services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
             metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
+            metrics.before_scrape(lambda: metrics.update_seconds_left.set(updates.seconds_left() or 0.0))
             try:
                 yield Daemon(services, rollouts, updates)
             finally:
@@ -145,6 +146,7 @@ def _updates(
         rollouts=rollouts,
         metrics=metrics,
         idle_seconds=lambda: activity.idle_seconds,
+        longest_wait=activity.take_longest_wait,
         loop=asyncio.get_running_loop(),
         now=now,
     )

@@ -40,7 +40,8 @@ def _vllm(settings: Settings, state: Path, base: LoadedBase) -> VLLMEngine:
     from selflearn.serving.vllm_launch import highest_rank, make_server
 
     serving, ids = settings.serving, probe_ids(base.tokenizer)
-    rank = highest_rank(state, settings.learning.rank)
+    learning = settings.learning
+    rank = highest_rank(state, learning.max_rank if learning.orthogonal_weight > 0.0 else learning.rank)
     server = make_server(serving, base.path, state, context=context_length(base.model), rank=rank)
     cache = cache_directory(state, base.sha256)
     recorded = recorded_base(base.path, ids, cache, device=str(base.device), dtype=serving.dtype)

@@ -19,33 +19,23 @@ from typing import Any
 
 from selflearn import overview
 from selflearn.config import JudgingSettings, LearningSettings
-from selflearn.daemon.jobs import Base, configuration, make_job, make_manifest
+from selflearn.daemon.jobs import Base, make_job
+from selflearn.daemon.preemption import Preemption
 from selflearn.daemon.rollouts import Rollouts
+from selflearn.daemon.steps import Sealed, judge, open_next, register_sealed, seal_candidate
 from selflearn.errors import NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
-from selflearn.experience import Snapshot, choose_roles, funnel, new_examples, why_not
+from selflearn.experience import Snapshot, funnel, new_examples, why_not
 from selflearn.failpoints import reach
-from selflearn.judging import Limits, Measurements, Verdict, decide
-from selflearn.learning.job import read_job, write_job
+from selflearn.judging import Verdict
+from selflearn.learning.forecast import Forecast, Speed, work_of
+from selflearn.learning.job import write_job
 from selflearn.learning.process import Cancelled, Worker
 from selflearn.learning.trigger import Situation, reason_to_wait
 from selflearn.monitoring import Metrics
-from selflearn.store import Store, rows
-from selflearn.versions import (
-    ADAPTER,
-    close_update,
-    open_update,
-    register,
-    seal,
-    served,
-    version_directory,
-    work_directory,
-    write_manifest,
-)
-from selflearn.versions.files import remove_tree, sha256_file
+from selflearn.store import Store
+from selflearn.versions import close_update, work_directory
+from selflearn.versions.files import remove_tree
 from selflearn.versions.registry import ClosedState
-from selflearn.versions.rollouts import lineage
-
-ACTOR = "gate"
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +47,12 @@ class _Running:
     trigger: str
     seed: int
     snapshot: Snapshot
+    rate_factor: float
     started_at: float
     progress: dict[str, Any] = field(default_factory=dict)
-    training_began_at: float | None = None
+    forecast: Forecast | None = None
     worker: Worker | None = None
+    preemption: Preemption | None = None
     cancelled_because: str | None = None
 
 
@@ -79,16 +71,19 @@ class Updates:
         rollouts: Rollouts,
         metrics: Metrics,
         idle_seconds: Callable[[], float],
+        longest_wait: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state, self._base = store, learner, state, base
         self._learning, self._judging = learning, judging
         self._rollouts, self._metrics = rollouts, metrics
-        self._idle_seconds, self._loop, self._now = idle_seconds, loop, now
+        self._idle_seconds, self._longest_wait = idle_seconds, longest_wait
+        self._loop, self._now = loop, now
         self._lock = threading.Lock()
         self._running: _Running | None = None
         self._not_enough: str | None = None
+        self._speed: Speed | None = None  # of the last update
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -173,6 +168,12 @@ class Updates:
         running = self._running
         return running is not None and running.worker is not None and running.worker.is_alive()
 
+    def seconds_left(self) -> float | None:
+        """Of the running update; None when none runs, or when nobody can know yet."""
+        running = self._running
+        forecast = None if running is None else running.forecast
+        return None if forecast is None else forecast.seconds_left(self._now())
+
     def status(self) -> dict[str, Any]:
         """See ``LearningControl.status``."""
         running = self._running
@@ -186,25 +187,23 @@ class Updates:
             "needed": self._learning.min_examples,
             "running": None if running is None else self._describe(running),
             "last": overview.last_update(self._store, self._learner),
+            "rate_factor": overview.rate_factor(self._store.connection(), self._learner, self._learning),
         }
         return {**found, "why_not": why_not(found, funnel(self._store, self._learner))}
 
     def _describe(self, running: _Running) -> dict[str, Any]:
         progress, now = running.progress, self._now()
-        step, steps = int(progress.get("step", 0)), int(progress.get("steps", 0))
-        left = None
-        if running.training_began_at is not None and step and progress.get("phase") == "training":
-            left = (now - running.training_began_at) / step * (steps - step)
         return {
             "update": running.update,
             "trigger": running.trigger,
             "phase": progress.get("phase", "starting"),
-            "step": step,
-            "steps": steps,
+            "step": int(progress.get("step", 0)),
+            "steps": int(progress.get("steps", 0)),
             "loss": progress.get("loss"),
             "started_at": running.started_at,
             "elapsed_seconds": now - running.started_at,
-            "seconds_left": left,
+            "paused_seconds": 0.0 if running.preemption is None else running.preemption.seconds,
+            "seconds_left": None if running.forecast is None else running.forecast.seconds_left(now),
         }
 
     # When to start
@@ -226,28 +225,18 @@ class Updates:
     # One update
 
     def _open(self, connection: sqlite3.Connection, trigger: str) -> _Running:
-        parent = served(connection, self._learner)
-        sequence = rows(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'updates'")
-        seed = self._learning.seed + 1 + (int(sequence[0]["seq"]) if sequence else 0)
-        snapshot = choose_roles(
+        opened = open_next(
             connection,
             self._learner,
-            lineage=lineage(connection, parent),
-            judging=self._judging,
-            learning=self._learning,
-            seed=seed,
-        )
-        update = open_update(
-            connection,
-            self._learner,
-            parent=parent,
             trigger=trigger,
-            seed=seed,
-            config=configuration(self._base, self._learning, self._judging),
-            snapshot=snapshot,
+            base=self._base,
+            learning=self._learning,
+            judging=self._judging,
             now=self._now,
         )
-        return _Running(update, parent, trigger, seed, snapshot, self._now())
+        return _Running(
+            opened.update, opened.parent, trigger, opened.seed, opened.snapshot, opened.rate_factor, self._now()
+        )
 
     def _carry_out(self, running: _Running) -> None:
         work = work_directory(self._state, running.update)
@@ -282,25 +271,45 @@ class Updates:
             base=self._base,
             learning=self._learning,
             judging=self._judging,
+            rate_factor=running.rate_factor,
         )
         write_job(job, work)
-        running.worker = Worker(work)
-        if running.cancelled_because is not None:
-            running.worker.cancel()
-        result = running.worker.wait(self._learning.timeout_seconds, lambda line: self._saw(running, line))
+        running.forecast = Forecast(work_of(job), self._speed)
+        result = self._watched(running, Worker(work))
         if isinstance(result, Cancelled):
             reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
-        verdict = decide(Measurements.from_dict(result["measurements"]), Limits.of(self._judging))
+        verdict = judge(result, self._judging)
         self._show(result, verdict)
         if verdict.outcome == "promote":
-            return self._promote(running, work / "candidate", result, verdict)
+            return self._promote(running, work, result, verdict)
         state: ClosedState = "refused" if verdict.outcome == "refuse" else "inconclusive"
         return self._close(running, state, result, verdict, verdict.reason)
 
+    def _watched(self, running: _Running, worker: Worker) -> dict[str, Any] | Cancelled:
+        """Waits for the worker, which serving may pause meanwhile."""
+        running.worker = worker
+        if running.cancelled_because is not None:
+            worker.cancel()
+        running.preemption = preemption = Preemption(
+            worker.pause,
+            worker.resume,
+            self._longest_wait,
+            limit_seconds=self._learning.preempt_seconds,
+            max_pause_seconds=self._learning.max_pause_seconds,
+        )
+        try:
+            return worker.wait(
+                self._learning.timeout_seconds, lambda line: self._saw(running, line), on_look=preemption.look
+            )
+        finally:
+            self._metrics.update_paused_seconds.inc(preemption.seconds)
+
     def _saw(self, running: _Running, line: dict[str, Any]) -> None:
+        if running.forecast is not None:
+            running.forecast.saw(line)
+            self._speed = running.forecast.speed
         if line.get("phase") == "training" and "steps" in line:
-            running.training_began_at = running.training_began_at or float(line["at"])
             loss = float(line["loss"])
             self._metrics.observe_progress(loss=loss, penalty_ratio=float(line["ewc"]) / loss if loss else None)
             if line["step"] % 10 == 0:
@@ -317,45 +326,34 @@ class Updates:
             anchor_rise_nats=values["anchored"],
         )
 
-    def _promote(self, running: _Running, candidate: Path, report: dict[str, Any], verdict: Verdict) -> str:
-        used = running.snapshot.without({row["id"] for row in report["left_out"]})
-        manifest = make_manifest(read_job(candidate.parent), self._base, used, verdict, created_at=self._now())
-        manifest_sha256 = write_manifest(candidate, manifest)
-        target = version_directory(self._state, running.update)
-        reach("before-rename")
-        seal(candidate, target)
-        reach("after-rename")
+    def _promote(self, running: _Running, work: Path, report: dict[str, Any], verdict: Verdict) -> str:
+        sealed = seal_candidate(
+            self._state,
+            work,
+            base=self._base,
+            snapshot=running.snapshot,
+            report=report,
+            verdict=verdict,
+            created_at=self._now(),
+        )
         try:
-            self._serve(running, target, manifest_sha256, report, verdict)
+            self._serve(sealed, report, verdict)
         except SelflearnError as error:
             if self._store.read("SELECT 1 FROM versions WHERE id = ?", (running.update,)):
                 logger.error("version %d is promoted, but does not serve yet: %s", running.update, error)
                 return "promoted"  # the rollout log names it: its files stay, and whoever follows the log serves it
-            remove_tree(target)
+            remove_tree(sealed.directory)
             state: ClosedState = "cancelled" if type(error) is UpdateError else "failed"
             return self._close(running, state, report, verdict, str(error))
         logger.info("update promoted", extra={"fields": {"update": running.update, "parent": running.parent}})
         return "promoted"
 
-    def _serve(
-        self, running: _Running, target: Path, manifest_sha256: str, report: dict[str, Any], verdict: Verdict
-    ) -> None:
+    def _serve(self, sealed: Sealed, report: dict[str, Any], verdict: Verdict) -> None:
         """Opens and proves the new version, registers it in one transaction, and lets it answer."""
-        generation = self._rollouts.open_unregistered(running.update, target)
+        generation = self._rollouts.open_unregistered(sealed.update, sealed.directory)
 
         def make_durable() -> None:
-            self._store.write(
-                lambda connection: register(
-                    connection,
-                    update_id=running.update,
-                    manifest_sha256=manifest_sha256,
-                    adapter_sha256=sha256_file(target / ADAPTER),
-                    report=report,
-                    verdict=verdict.as_dict(),
-                    actor=ACTOR,
-                    now=self._now,
-                )
-            )
+            self._store.write(lambda connection: register_sealed(connection, sealed, report, verdict, self._now))
 
         introduced: Future[None] = asyncio.run_coroutine_threadsafe(
             self._rollouts.introduce(generation, make_durable), self._loop

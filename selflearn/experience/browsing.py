@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from selflearn.errors import NotFound
+from selflearn.experience.examples import offer_of
 from selflearn.experience.recording import load_interaction
 from selflearn.experience.redaction import pseudonym
 from selflearn.experience.texts import content_text
@@ -74,7 +75,7 @@ def show_example(store: Store, learner: str, example_id: int) -> dict[str, Any]:
     if not found:
         raise unknown_example(example_id)
     row = {**found[0], "messages": json.loads(found[0]["messages"]), "vouched": bool(found[0]["vouched"])}
-    rivals = rivals_of(connection, learner, row["cluster"], row["kind"], row["messages"], row["target"])
+    rivals = rivals_of(connection, learner, row["cluster"], offer_of(found[0]))
     return {
         **row,
         "feedback": next(iter(_feedback(connection, "id = ?", row["feedback_id"])), None),

@@ -12,13 +12,13 @@ from selflearn.config import ExperienceSettings
 from selflearn.experience.curation import near_duplicates
 from selflearn.experience.curation.problems import Problem, problem_of
 from selflearn.experience.roles.states import state_of
-from selflearn.experience.signals import CURATED, SINGLE, TRAINABLE, Kind, Objective
+from selflearn.experience.signals import CURATED, SINGLE, Kind, Objective
 from selflearn.experience.texts import digest_of
 from selflearn.experience.trust import contradictions
 from selflearn.experience.trust.quarantine import DOWN_RATED, SUPERSEDED, UNTRAINED
 from selflearn.store import rows
 
-ExampleState = Literal["fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "waiting", "forgotten"]
+ExampleState = Literal["fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "forgotten"]
 
 #: How the source of an import is named: what comes in bulk may also fill the reserve.
 IMPORTED: Final = "import:"
@@ -79,6 +79,11 @@ class Offer:
         return digest_of(self.messages, self.target, self.objective, self.rejected, reward)
 
 
+def offer_of(row: Mapping[str, Any]) -> Offer:
+    """What an example says: of a row with ``kind``, ``objective``, ``messages`` (JSON), ``target`` and ``rejected``."""
+    return Offer(row["kind"], row["objective"], json.loads(row["messages"]), row["target"], row["rejected"])
+
+
 @dataclass(frozen=True, slots=True)
 class Added:
     """What became of an offer: a new example, one that was known already, or one that is held back."""
@@ -100,12 +105,19 @@ class _Placed:
 def add_example(connection: sqlite3.Connection, origin: Origin, offer: Offer, settings: ExperienceSettings) -> Added:
     """Adds an example, folds it into the one that it duplicates, or puts it into quarantine.
 
-    An older, untrained example of the same interaction and objective is quarantined as superseded (but for comments
-    and comparisons, of which an interaction may have several).
+    An older example of the same interaction and objective is quarantined as superseded (but for comments and
+    comparisons, of which an interaction may have several): an untrained one, and a trained one of the same source.
     """
     digest = offer.digest()
     if origin.interaction_id is not None and offer.objective in SINGLE:
-        retire_examples(connection, origin.interaction_id, SUPERSEDED, except_digest=digest, objective=offer.objective)
+        retire_examples(
+            connection,
+            origin.interaction_id,
+            SUPERSEDED,
+            source=origin.source,
+            except_digest=digest,
+            objective=offer.objective,
+        )
     known = _known(connection, origin.learner, digest)
     if known is not None:
         return _fold(connection, known, origin, offer)
@@ -127,21 +139,25 @@ def retire_examples(
     interaction_id: str,
     reason: str,
     *,
+    source: str,
     except_digest: str = "",
     kind: Kind | None = None,
     objective: Objective | None = None,
     implicit: bool = False,
 ) -> int:
-    """Quarantines the untrained examples of an interaction; returns how many.
+    """Quarantines the examples of an interaction that a newer word of ``source`` replaces; returns how many.
 
-    Only those of one kind or objective, if named; ``implicit``: only those that nobody asked for in so many words.
+    These are the untrained ones, and of the source's own the trained ones as well: what a version has learned it knows,
+    but nobody shall replay what was taken back. Only those of one kind or objective, if named; ``implicit``: only those
+    that nobody asked for in so many words.
     """
     marks = ", ".join("?" for _ in UNTRAINED)
     return connection.execute(
         "UPDATE examples SET state = 'quarantined', reason = ?, detail = NULL WHERE interaction_id = ? AND digest != ?"
-        f" AND (? IS NULL OR kind = ?) AND (? IS NULL OR objective = ?) AND state IN ({marks})"
+        " AND (? IS NULL OR kind = ?) AND (? IS NULL OR objective = ?)"
+        f" AND (state IN ({marks}) OR state = 'trained' AND source = ?)"
         " AND (NOT ? OR feedback_id IN (SELECT id FROM feedback WHERE signal IS NOT NULL))",
-        (reason, interaction_id, except_digest, kind, kind, objective, objective, *UNTRAINED, implicit),
+        (reason, interaction_id, except_digest, kind, kind, objective, objective, *UNTRAINED, source, implicit),
     ).rowcount
 
 
@@ -241,9 +257,6 @@ def _insert(
     near_duplicates.index(connection, number, placed.placement.signature)
     if problem:
         return Added(number, "quarantined", _told(number, problem))
-    if values["state"] == "waiting":
-        kept = offer.objective.replace("_", " ")
-        return Added(number, "accepted", f"new example {number}, kept: updates do not train {kept} yet")
     return Added(number, "accepted", f"new example {number}")
 
 
@@ -252,11 +265,14 @@ def _first_state(
 ) -> ExampleState:
     if placed.problem is not None:
         return "quarantined"
-    if offer.objective not in TRAINABLE:
-        return "waiting"
-    # A correction is there to be learned; an up-rated or imported answer may measure retention instead.
+    # A correction is there to be learned; an up-rated or imported answer may measure retention instead. What is no
+    # right answer may not: what is kept for good is measured in one unit, nats per token of what should be likely.
     eligible = offer.kind == "rating" or origin.source.startswith(IMPORTED)
-    if eligible and _goes_to_reserve(connection, origin, placed.placement.cluster, settings):
+    if (
+        eligible
+        and offer.objective == "supervised"
+        and _goes_to_reserve(connection, origin, placed.placement.cluster, settings)
+    ):
         return "reserve"
     return "fresh"
 

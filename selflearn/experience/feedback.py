@@ -14,18 +14,12 @@ from typing import Any, Final, Literal
 
 from selflearn.config import ExperienceSettings
 from selflearn.errors import BadRequest, Conflict, NotFound
-from selflearn.experience.examples import (
-    Added,
-    Offer,
-    Origin,
-    add_example,
-    retire_examples,
-)
+from selflearn.experience.examples import Added, Offer, Origin, add_example
 from selflearn.experience.given import Given, check
 from selflearn.experience.recording import count_redactions, load_interaction
 from selflearn.experience.redaction import pseudonym
 from selflearn.experience.signals import COMMENT, Kind, Role, Signal, objective_of, setting_of, switched_on
-from selflearn.experience.trust.quarantine import DOWN_RATED, SUPERSEDED
+from selflearn.experience.trust.precedence import overrule, why_outranked
 from selflearn.models.tools import with_tools
 from selflearn.store import Store, rows
 
@@ -33,8 +27,6 @@ FeedbackStatus = Literal["accepted", "folded", "ignored", "quarantined"]
 
 #: A reward for a conversation is given to so many of its answers, the newest.
 MAX_REWARDED: Final = 256
-#: The kinds that say whether the answer was good: one of them in a person's words outranks every signal.
-_VERDICTS: Final = "('rating', 'correction', 'preference', 'reward')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +120,7 @@ def _record(
     for interaction in interactions:
         _check_against(interaction, given)
     _insert(connection, origin, given, role, interactions, None if other is None else str(other["answer"]))
-    ignored = _why_ignored(connection, origin, given, role, settings)
+    ignored = _why_ignored(given, role, settings)
     if ignored is not None:
         receipt = FeedbackReceipt(origin.feedback_id, given.kind, "ignored", None, ignored)
     else:
@@ -244,25 +236,12 @@ def _insert(
 # What comes of it
 
 
-def _why_ignored(
-    connection: sqlite3.Connection, origin: Origin, given: Given, role: Role, settings: ExperienceSettings
-) -> str | None:
+def _why_ignored(given: Given, role: Role, settings: ExperienceSettings) -> str | None:
     if role == "client":
         return "recorded; a key of role client does not teach"
     if given.signal is not None and not switched_on(given.signal, settings):
         return f"recorded; the signal {given.signal} is switched off (experience.{setting_of(given.signal)})"
-    if given.signal is not None and _said(connection, origin, f"kind IN {_VERDICTS}"):
-        return "recorded; somebody said what they think of this answer, which outranks a signal"
-    if given.kind == "rating" and given.value == 1 and _said(connection, origin, "kind = 'correction'"):
-        # Somebody took the trouble to write the right answer: that outweighs a click.
-        return "a correction of this interaction stands"
     return None
-
-
-def _said(connection: sqlite3.Connection, origin: Origin, condition: str) -> bool:
-    """Whether somebody who may teach has said such a thing about the interaction, in so many words."""
-    sql = f"SELECT 1 FROM feedback WHERE interaction_id = ? AND signal IS NULL AND role != 'client' AND {condition}"
-    return bool(rows(connection, f"{sql} AND id != ? LIMIT 1", (origin.interaction_id, origin.feedback_id)))
 
 
 def _learn_from(
@@ -284,27 +263,23 @@ def _learn_from(
         return FeedbackReceipt(
             origin.feedback_id, given.kind, "ignored", None, "counted; cut off as it is, it would teach to stop there"
         )
-    added, notes = [], list[str]()
+    added, notes, outranked = [], list[str](), list[str]()
     for interaction in chats:
+        stronger = why_outranked(connection, given, interaction["id"], origin.feedback_id)
+        if stronger is not None:
+            outranked.append(stronger)
+            continue
         of_this = dataclasses.replace(
             origin, interaction_id=interaction["id"], conversation=interaction["conversation"]
         )
-        notes += _retire(connection, interaction["id"], given)
+        if given.kind != "correction":
+            notes += overrule(connection, given, interaction["id"], origin.source)
         added.append(add_example(connection, of_this, _offer(given, interaction, other), settings))
-    return _receipt(origin, given, added, notes)
-
-
-def _retire(connection: sqlite3.Connection, interaction_id: str, given: Given) -> list[str]:
-    """Takes back the examples that this feedback overrules; returns what people should know of it."""
-    if not given.implicit and given.kind != "comment":
-        retire_examples(connection, interaction_id, SUPERSEDED, implicit=True)
-    if given.kind != "rating":
-        return []
-    if given.value == 1:
-        retire_examples(connection, interaction_id, SUPERSEDED, kind="rating", objective=objective_of("rating", -1.0))
-    elif retire_examples(connection, interaction_id, DOWN_RATED, kind="rating", objective=objective_of("rating", 1.0)):
-        return ["the up-rated answer no longer trains"]
-    return []
+        if given.kind == "correction" and added[-1].status != "quarantined":  # one that is held back says nothing yet
+            overrule(connection, given, interaction["id"], origin.source)
+    if not added:
+        return FeedbackReceipt(origin.feedback_id, given.kind, "ignored", None, outranked[-1])
+    return _receipt(origin, given, added, notes, len(outranked))
 
 
 def _offer(given: Given, interaction: Mapping[str, Any], other: Mapping[str, Any] | None) -> Offer:
@@ -324,7 +299,9 @@ def _offer(given: Given, interaction: Mapping[str, Any], other: Mapping[str, Any
     return Offer(given.kind, objective, messages, answer, reward=reward)
 
 
-def _receipt(origin: Origin, given: Given, added: Sequence[Added], notes: Sequence[str]) -> FeedbackReceipt:
+def _receipt(
+    origin: Origin, given: Given, added: Sequence[Added], notes: Sequence[str], outranked: int
+) -> FeedbackReceipt:
     if origin.interaction_id is not None:
         (one,) = added
         return FeedbackReceipt(
@@ -334,6 +311,7 @@ def _receipt(origin: Origin, given: Given, added: Sequence[Added], notes: Sequen
     statuses: tuple[Literal["accepted", "folded", "quarantined"], ...] = ("accepted", "folded", "quarantined")
     status = next(status for status in statuses if became[status])
     told = ", ".join(f"{became[each]} {each}" for each in statuses if became[each])
+    told += f", {outranked} known to be wrong" if outranked else ""
     newest = next(one for one in reversed(added) if one.status == status)
-    detail = f"{len(added)} answers of this conversation: {told}; {newest.detail}"
+    detail = f"{len(added) + outranked} answers of this conversation: {told}; {newest.detail}"
     return FeedbackReceipt(origin.feedback_id, given.kind, status, None, detail)

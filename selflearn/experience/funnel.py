@@ -22,6 +22,9 @@ QUARANTINE: Final = {
     "language": "they are in a language that is not asked for",
     "contradiction": "somebody else says something else; release who is right",
     "outlier": "their loss is far from the usual",
+    "empty": "there is nothing in them to learn",
+    "same_answer": "their worse answer is the better one",
+    "template": "the model's chat template cannot say them",
     "operator": "an operator put them there",
 }
 _UNANSWERED: Final = {
@@ -47,8 +50,8 @@ _BARRED: Final = {"suspect": "trained a version that was rolled back", "forgotte
 def counts(store: Store, learner: str) -> dict[str, Any]:
     """How much there is, by what became of it; labels without any are left out.
 
-    ``{"interactions": {state: n}, "feedback": {kind: {status: n}}, "examples": {state: n}, "quarantine": {reason: n},
-    "waiting": {objective: n}}``.
+    ``{"interactions": {state: n}, "feedback": {kind: {status: n}}, "examples": {state: n},
+    "quarantine": {reason: n}}``.
     """
     found = _tallies(store, learner)
     return {
@@ -56,7 +59,6 @@ def counts(store: Store, learner: str) -> dict[str, Any]:
         "feedback": _nested(found.get("feedback", {})),
         "examples": found.get("examples", {}),
         "quarantine": found.get("quarantine", {}),
-        "waiting": found.get("waiting", {}),
     }
 
 
@@ -74,7 +76,6 @@ def funnel(store: Store, learner: str) -> dict[str, Any]:
         "implicit": _nested(found.get("implicit", {})),
         "examples": found.get("examples", {}),
         "quarantine": found.get("quarantine", {}),
-        "waiting": found.get("waiting", {}),
         "redacted": found.get("redactions", {}),
         "removed": found.get("tombstones", {}),
     }
@@ -93,8 +94,6 @@ def why_not(learning: Mapping[str, Any], found: Mapping[str, Any]) -> str | None
         parts.append(f"{tried} took part in an update that does not serve, and go again once something new comes")
     if quarantined := examples.get("quarantined", 0):
         parts.append(f"{quarantined} in quarantine ({_listed(found['quarantine'])})")
-    if waiting := examples.get("waiting", 0):
-        parts.append(f"{waiting} wait for an objective that is not trained yet ({_listed(found['waiting'])})")
     if suspect := examples.get("suspect", 0):
         parts.append(f"{suspect} suspect since a rollback")
     if unused := found["feedback"] and sum(by_status.get("ignored", 0) for by_status in found["feedback"].values()):
@@ -152,9 +151,6 @@ def _barred(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for reason, number in found["quarantine"].items():
         text = f"{number} in quarantine: {QUARANTINE.get(reason, reason)}"
         yield {"reason": reason, "number": number, "text": text}
-    for objective, number in found["waiting"].items():
-        text = f"{number} wait until updates train {objective.replace('_', ' ')}"
-        yield {"reason": objective, "number": number, "text": text}
     yield from _losses(found["examples"], _BARRED)
 
 

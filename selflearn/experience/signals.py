@@ -16,15 +16,14 @@ Event = Literal["copied", "accepted", "discarded"]
 Signal = Literal["regenerate", "next_turn"] | Event
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-
-#: What an update trains on today. Examples of the other objectives are kept in state ``waiting`` until one can.
-TRAINABLE: Final[frozenset[Objective]] = frozenset({"supervised"})
+OBJECTIVES: Final[tuple[Objective, ...]] = get_args(Objective)
 
 #: Of these an interaction has one example, which says the latest; comments and comparisons stand beside each other.
 SINGLE: Final[frozenset[Objective]] = frozenset({"supervised", "unpaired_preference", "reward_weighted"})
 
-#: Their target is an answer to give. The others' is what the model said, which may well be as bad as can be.
-CURATED: Final[frozenset[Objective]] = frozenset({"supervised", "paired_preference"})
+#: They make their target likelier, whatever the prompt is followed by: its text must be worth that. The others' is what
+#: the model said and shall not say, or says to a comment; it may well be as bad as can be.
+CURATED: Final[frozenset[Objective]] = frozenset({"supervised", "paired_preference", "reward_weighted"})
 
 #: What clients may report about an answer, and the rating that each stands for.
 EVENTS: Final[dict[Event, float]] = {"copied": 1.0, "accepted": 1.0, "discarded": -1.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,11 +32,24 @@ def product_norm(a: Tensor, b: Tensor, scale: float) -> float:
     return float(scale * square.clamp_min(0.0).sqrt())
 
 
-def weight_drift(deltas: Mapping[str, tuple[Tensor, Tensor, float]], weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """‖ΔW‖_F / ‖W‖_F per layer. ``deltas`` maps a layer to (A, B, scale); ``weights`` to its base weight."""
-    return {
-        name: product_norm(a, b, scale) / float(weights[name].float().norm()) for name, (a, b, scale) in deltas.items()
-    }
+def weight_drift(
+    deltas: Mapping[str, tuple[Tensor, Tensor, float]],
+    weights: Mapping[str, Tensor],
+    biases: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, float]:
+    """‖ΔW‖_F / ‖W‖_F per layer. ``deltas`` maps a layer to (A, B, scale); ``weights`` to its base weight.
+
+    ``biases`` maps the layers whose bias trains to (its change, the base's); it counts as one more column of W.
+    """
+    drift = {}
+    for name, (a, b, scale) in deltas.items():
+        changed, before = [product_norm(a, b, scale)], [float(weights[name].float().norm())]
+        if biases and name in biases:
+            change, base = biases[name]
+            changed.append(float(change.detach().float().norm()))
+            before.append(float(base.float().norm()))
+        drift[name] = math.hypot(*changed) / math.hypot(*before)
+    return drift
 
 
 def nonfinite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -20,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selflearn.learning.cache import ANCHORS
-from selflearn.learning.objectives import top_k_log_probs
+from selflearn.learning.lessons import TOP_K, Lesson, Teacher
+from selflearn.learning.objectives import top_k_divergence, top_k_log_probs
 from selflearn.models.base import LoadedBase
 from selflearn.models.chat import encode_prompt, stop_ids
-from selflearn.models.forward import TokenSequence, collate, response_logits, token_losses
+from selflearn.models.forward import TokenSequence, collate, flat_logits, in_batches, response_logits, token_losses
 
-TOP_K = 64
 ANSWER_TOKENS = 48
 ANSWER_BATCH = 16
 
@@ -34,14 +35,16 @@ ANSWER_BATCH = 16
 class Anchor:
     """One anchor: prompt and base answer as tokens, and what the base thought of each answer token.
 
-    ``log_probs`` fp32 and ``ids`` int64 are [response, TOP_K], the base's most likely tokens at each position;
     ``loss`` is the base's mean negative log-likelihood of the answer, in nats per token.
     """
 
     sequence: TokenSequence
-    log_probs: Tensor
-    ids: Tensor
+    teacher: Teacher
     loss: float
+
+    def as_lesson(self) -> Lesson:
+        """To be what the base is: KL(base || student) on the answer."""
+        return Lesson("self_distillation", self.sequence, teacher=self.teacher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ def anchors_for(base: LoadedBase, cache: Path, on_progress: Callable[[float], No
 def _digest(base: LoadedBase, prompts: Sequence[dict[str, str]]) -> str:
     """Names what the answers depend on: the prompts, how they are answered, the type and device of the weights."""
     kind = f"{base.model.dtype} {base.device.type} {ANSWER_TOKENS} {TOP_K} {base.sha256}"
+    if base.quantization != "none":
+        kind += f" {base.quantization}"
     return hashlib.sha256((kind + json.dumps(prompts)).encode()).hexdigest()[:12]
 
 
@@ -95,6 +100,18 @@ def generate_greedy(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_tokens: int, stops: Sequence[int], device: torch.device
 ) -> list[list[int]]:
     """Greedy answers of at most ``max_tokens`` tokens; each ends with its stop token if it reached one."""
+    return generate(model, prompts, max_tokens, stops, device, do_sample=False)
+
+
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    stops: Sequence[int],
+    device: torch.device,
+    **how: Any,
+) -> list[list[int]]:
+    """Answers as :func:`generate_greedy` gives them, made as transformers' ``generate`` takes it (``do_sample``, …)."""
     length = max(len(prompt) for prompt in prompts)
     input_ids = torch.tensor([[stops[0]] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
@@ -102,9 +119,9 @@ def generate_greedy(
         input_ids=input_ids,
         attention_mask=mask,
         max_new_tokens=max_tokens,
-        do_sample=False,
         eos_token_id=list(stops),
         pad_token_id=stops[0],
+        **how,
     )
     return [_until_stop(row, stops) for row in output[:, length:].tolist()]
 
@@ -121,7 +138,7 @@ def _observed(model: nn.Module, sequence: TokenSequence, device: torch.device) -
     logits = response_logits(model, batch)[0]
     log_probs, ids = top_k_log_probs(logits, TOP_K)
     loss = float(token_losses(logits, batch.targets[0]).mean())
-    return Anchor(sequence, log_probs.half().float().cpu(), ids.cpu(), loss)
+    return Anchor(sequence, Teacher(log_probs.half().float().cpu(), ids.cpu()), loss)
 
 
 def _write(anchors: Sequence[tuple[str, Anchor]], path: Path) -> None:
@@ -129,8 +146,8 @@ def _write(anchors: Sequence[tuple[str, Anchor]], path: Path) -> None:
     header: dict[str, str] = {}
     for index, (use, anchor) in enumerate(anchors):
         tensors[f"{index}.sequence"] = torch.tensor(anchor.sequence.ids, dtype=torch.int32)
-        tensors[f"{index}.log_probs"] = anchor.log_probs.half()
-        tensors[f"{index}.ids"] = anchor.ids.int()
+        tensors[f"{index}.log_probs"] = anchor.teacher.log_probs.half()
+        tensors[f"{index}.ids"] = anchor.teacher.ids.int()
         header[str(index)] = json.dumps([use, anchor.sequence.prompt_length, anchor.loss])
     path.parent.mkdir(parents=True, exist_ok=True)
     half_done = path.with_suffix(f".{os.getpid()}.part")
@@ -146,17 +163,25 @@ def _read(path: Path) -> Anchors:
     for index in sorted(header):
         use, prompt_length, loss = header[index]
         sequence = TokenSequence(tuple(tensors[f"{index}.sequence"].tolist()), prompt_length)
-        anchor = Anchor(sequence, tensors[f"{index}.log_probs"].float(), tensors[f"{index}.ids"].long(), loss)
-        halves[use].append(anchor)
+        teacher = Teacher(tensors[f"{index}.log_probs"].float(), tensors[f"{index}.ids"].long())
+        halves[use].append(Anchor(sequence, teacher, loss))
     return Anchors(tuple(halves["train"]), tuple(halves["judge"]))
 
 
-def stacked_teacher(anchors: Sequence[Anchor], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The teachers of a batch, right-aligned like its targets: two tensors [rows, width, TOP_K]; zeros where empty."""
-    k = anchors[0].ids.shape[1]
-    log_probs = torch.zeros((len(anchors), width, k))
-    ids = torch.zeros((len(anchors), width, k), dtype=torch.int64)
-    for row, anchor in enumerate(anchors):
-        log_probs[row, width - len(anchor.ids) :] = anchor.log_probs
-        ids[row, width - len(anchor.ids) :] = anchor.ids
-    return log_probs.to(device), ids.to(device)
+@torch.no_grad()
+def measure_anchors(base: LoadedBase, anchors: Sequence[Anchor]) -> tuple[list[float], list[float]]:
+    """For each anchor's answer the present model's loss and KL(base || model), both in mean nats per token."""
+    measured = [(0.0, 0.0)] * len(anchors)
+    for indices in in_batches([anchor.sequence for anchor in anchors], ANSWER_BATCH):
+        rows = [anchors[index] for index in indices]
+        batch = collate([anchor.sequence for anchor in rows], base.device)
+        logits = flat_logits(base.model, batch)
+        log_probs = torch.cat([anchor.teacher.log_probs for anchor in rows]).to(base.device)
+        ids = torch.cat([anchor.teacher.ids for anchor in rows]).to(base.device)
+        per_token = torch.stack(
+            [token_losses(logits, batch.targets[batch.mask]), top_k_divergence(logits, log_probs, ids)]
+        )
+        for index, row in zip(indices, per_token.split([a.sequence.response_length for a in rows], dim=1), strict=True):
+            loss, divergence = row.mean(dim=1).tolist()
+            measured[index] = (loss, divergence)
+    return [loss for loss, _ in measured], [divergence for _, divergence in measured]

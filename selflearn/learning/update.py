@@ -1,7 +1,7 @@
 """One update: from a job to a candidate folder and everything measured of it.
 
-It loads the base once and does all with it: it leaves out what cannot be learned, measures the parent, trains, measures
-the candidate, and weighs what it learned for the next update.
+It loads the base once and does all with it: it turns examples into lessons, leaves out what cannot be learned, measures
+the parent, trains, measures the candidate, and weighs what it learned for the next update.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,37 @@ import torch
 from safetensors.torch import save_file
 
 from selflearn.errors import SelflearnError
+from selflearn.experience.signals import CURATED
 from selflearn.failpoints import reach
 from selflearn.judging.gate import Measurements
 from selflearn.judging.measures import losses, nonfinite_tensors, weight_drift
-from selflearn.learning.anchors import Anchor, Anchors, stacked_teacher
+from selflearn.learning.anchors import Anchors, measure_anchors
+from selflearn.learning.care.compaction import compact_model
+from selflearn.learning.growth import grow
 from selflearn.learning.importance import (
     Importance,
     accumulated,
+    covers,
     estimate,
     load_importance,
     normalised,
     save_importance,
 )
 from selflearn.learning.job import ROLES, Job, JobExample, Role
-from selflearn.learning.objectives import top_k_divergence
+from selflearn.learning.lessons import Lesson, measured_losses
 from selflearn.learning.outliers import Surprise, find_outliers
-from selflearn.learning.reference import reference_of
-from selflearn.learning.trainer import Look, Material, StepRecord, Trained, frozen_copy, low_rank, train
+from selflearn.learning.preparation import lessons_of
+from selflearn.learning.reference import fisher_rows, importance_at_start, reference_of
+from selflearn.learning.regularisers import frozen_copy, low_rank
+from selflearn.learning.replay import self_replayed, with_parents_teachers
+from selflearn.learning.self_edits import self_edits, write_self_edits
+from selflearn.learning.trainer import Hooks, Look, Material, StepRecord, Trained, train
 from selflearn.models.adapter import (
     adapter_state,
     attach_new,
     attach_saved,
     base_weight,
+    bias_changes,
     factors,
     lora_layers,
     probe_logits,
@@ -46,61 +55,87 @@ from selflearn.models.adapter import (
     scale,
 )
 from selflearn.models.base import LoadedBase, load_base
-from selflearn.models.chat import encode_example, probe_ids
-from selflearn.models.forward import TokenSequence, collate, in_batches, response_logits, token_losses
+from selflearn.models.chat import probe_ids
+from selflearn.models.checkpointing import checkpoint_activations
 
 IMPORTANCE_FILE = "importance.safetensors"
 PROBE_FILE = "probe.safetensors"
-MEASURE_BATCH = 16
 
 Tell = Callable[..., None]
+BeforeStep = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
-    """An example with its tokens."""
+class _Taught:
+    """An example with its lesson."""
 
     example: JobExample
-    tokens: TokenSequence
+    lesson: Lesson
 
 
 @dataclass(frozen=True, slots=True)
-class _Material:
-    """The job's examples as tokens, by role; ``left_out`` says which neither train nor judge, and why."""
+class _Lessons:
+    """The job's examples as lessons, by role.
 
-    by_role: Mapping[Role, Sequence[_Encoded]]
+    ``extra`` are lessons that train besides, by the id of their example and its role. ``left_out`` says which examples
+    neither train nor judge, and why; ``notes`` what else was made of them.
+    """
+
+    by_role: Mapping[Role, Sequence[_Taught]]
+    extra: Sequence[tuple[int, Role, Lesson]]
     left_out: Sequence[Mapping[str, Any]]
+    notes: Mapping[str, Any]
 
-    def tokens(self, role: Role) -> list[TokenSequence]:
-        return [encoded.tokens for encoded in self.by_role[role]]
+    def lessons(self, role: Role) -> list[Lesson]:
+        """All that trains or judges in a role, in the order of the examples; what is extra comes last."""
+        present = self.ids(role)
+        extra = [lesson for id_, of, lesson in self.extra if of == role and (id_ in present or id_ == 0)]
+        return [taught.lesson for taught in self.by_role[role]] + extra
 
     def ids(self, role: Role) -> set[int]:
-        return {encoded.example.id for encoded in self.by_role[role]}
+        return {taught.example.id for taught in self.by_role[role]}
 
 
-def run(job: Job, folder: Path, tell: Tell) -> dict[str, Any]:
-    """Carries out ``job`` and returns the report; the candidate is in ``folder / 'candidate'``."""
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where training starts from: the anchors, the importance of the weights there, and the rows that stay."""
+
+    anchors: Anchors
+    importance: Importance
+    frozen_rows: int
+
+
+def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda step: None) -> dict[str, Any]:
+    """Carries out ``job`` and returns the report; the candidate is in ``folder / 'candidate'``.
+
+    ``before_step`` is called before each training step with the number of those that were done, and may block.
+    """
     started = time.monotonic()
     tell("loading")
-    base = load_base(Path(job.model_directory), device=job.device, dtype=job.dtype)
-    material = _encoded(job, base)
+    base = load_base(
+        Path(job.model_directory), device=job.device, dtype=job.dtype, quantization=job.learning.quantization
+    )
     anchors, importance = reference_of(base, Path(job.cache_directory), lambda step, share: tell(step, share=share))
-    if job.parent_directory is not None:
-        importance = load_importance(Path(job.parent_directory) / IMPORTANCE_FILE, base.device)
     _attach(job, base)
+    candidate = folder / "candidate"
+    candidate.mkdir(parents=True)
     tell("measuring", of="parent")
-    material = _without_outliers(job, base, material)
-    parent = [losses(base.model, material.tokens(role), base.device) for role in ("holdout", "retained")]
-    trained = _train(job, base, material, anchors, importance, tell)
+    lessons = _without_outliers(job, base, _prepared(job, base, candidate))
+    parent = [_losses(job, base, lessons, role) for role in ("holdout", "retained")]
+    start = _start(job, base, anchors, importance, lessons)
+    trained = _train(job, base, lessons, start, tell, before_step)
+    compaction = compact_model(base.model, job.learning.keep_energy) if job.learning.keep_energy < 1.0 else None
     tell("measuring", of="candidate")
-    measured = _measure(job, base, material, anchors, parent)
-    _save_candidate(job, base, folder / "candidate", trained, bool(measured.nonfinite))
+    measured = _measure(job, base, lessons, anchors, parent)
+    _save_candidate(base, candidate, trained, bool(measured.nonfinite))
     if not measured.nonfinite:
-        _save_importance(job, base, material, anchors, importance, folder / "candidate", tell)
+        tell("importance", of="candidate")
+        _save_importance(job, base, lessons, start, candidate)
     return {
         "measurements": measured.as_dict(),
-        "training": _summary(trained),
-        "left_out": list(material.left_out),
+        "training": {**_summary(trained), "compaction": None if compaction is None else compaction.as_dict()},
+        "left_out": list(lessons.left_out),
+        **lessons.notes,
         "seconds": time.monotonic() - started,
         "base_sha256": base.sha256,
         "device": str(base.device),
@@ -108,78 +143,122 @@ def run(job: Job, folder: Path, tell: Tell) -> dict[str, Any]:
     }
 
 
-def _encoded(job: Job, base: LoadedBase) -> _Material:
-    by_role: dict[Role, list[_Encoded]] = {role: [] for role in ROLES}
-    left_out: list[dict[str, Any]] = []
-    for role, rows in by_role.items():
-        for example in job.having(role):
-            sequence = _sequence(base, example)
-            if len(sequence.ids) > job.learning.max_length:
-                left_out.append({"id": example.id, "role": role, "reason": "too_long", "tokens": len(sequence.ids)})
-            else:
-                rows.append(_Encoded(example, sequence))
+# Before training
+
+
+def _attach(job: Job, base: LoadedBase) -> None:
+    """The candidate starts as its parent; over the base it starts as a new adapter that changes nothing yet."""
+    settings = job.learning
+    if job.parent_directory is None:
+        attach_new(base.model, rank=settings.rank, alpha=settings.alpha, seed=job.seed, biases=settings.biases)
+    else:
+        attach_saved(base.model, Path(job.parent_directory), trainable=True, biases=settings.biases)
+
+
+def _prepared(job: Job, base: LoadedBase, candidate: Path) -> _Lessons:
+    """All lessons of the job, the parent's own and the base's restatements among them."""
+    given = [example for role in ROLES for example in job.having(role)]
+    edits = self_edits(base, given, job.learning, job.seed)
+    if edits.examples:
+        write_self_edits(edits, candidate)
+    replayed = self_replayed(base, job.having("replay"), job.learning.self_replay, job.seed)
+    found = lessons_of(base, [*given, *edits.examples, *replayed], job.learning)
+    by_role = {
+        role: [_Taught(one, found.main[one.id]) for one in job.having(role) if one.id in found.main] for role in ROLES
+    }
     if not by_role["train"] or not by_role["holdout"]:
-        raise SelflearnError(
-            f"All examples of one side are longer than {job.learning.max_length} tokens. Raise learning.max_length."
-        )
-    return _Material(by_role, left_out)
+        raise SelflearnError(_nothing_left(by_role, [asdict(one) for one in found.left_out]))
+    return _Lessons(
+        by_role,
+        [(extra.id, extra.role, extra.lesson) for extra in found.extra],
+        [asdict(one) for one in found.left_out],
+        {
+            "self_edits": {"drawn": edits.drawn, "kept": len(edits.examples)},
+            "self_replayed": len(replayed),
+            "without_extra": [asdict(one) for one in found.without_extra],
+        },
+    )
 
 
-def _without_outliers(job: Job, base: LoadedBase, material: _Material) -> _Material:
+def _nothing_left(by_role: Mapping[Role, Sequence[_Taught]], left_out: Sequence[Mapping[str, Any]]) -> str:
+    side = "trains" if not by_role["train"] else "judges"
+    reasons = sorted({str(row["detail"]) for row in left_out})
+    told = f": {reasons[0]}" if reasons else ""
+    return f"No example is left that {side}{told} ({len(left_out)} were left out). Mend them or raise the limit."
+
+
+def _without_outliers(job: Job, base: LoadedBase, lessons: _Lessons) -> _Lessons:
     """Leaves out the new examples that surprise the parent far more than their likes.
 
     Those that would judge as well: what cannot be learned must not block an update, nor carry it through the gate.
     This is decided on the parent's loss alone, before the first step, so it cannot favour the candidate. One example
-    stays to train and ``judging.min_holdout`` to judge, whatever they look like.
+    stays to train and ``judging.min_holdout`` to judge, whatever they look like. Only targets that somebody gave as
+    right can be odd: what was rated down may well be garbage.
     """
-    spare = {"train": len(material.by_role["train"]) - 1}
-    spare["holdout"] = len(material.by_role["holdout"]) - job.judging.min_holdout
-    new = {encoded.example.id: encoded for role in ("train", "holdout") for encoded in material.by_role[role]}
+    spare = {"train": len(lessons.by_role["train"]) - 1}
+    spare["holdout"] = len(lessons.by_role["holdout"]) - job.judging.min_holdout
+    new = {taught.example.id: taught for role in ("train", "holdout") for taught in lessons.by_role[role]}
+    likely = [taught for taught in new.values() if taught.example.objective in CURATED]
     found: list[dict[str, Any]] = []
-    for outlier in find_outliers(_surprises(base, list(new.values())), job.learning.outlier_limit):
+    for outlier in find_outliers(_surprises(base, likely), job.learning.outlier_limit):
         role = new[outlier.id].example.role
         if spare[role] > 0:
             spare[role] -= 1
             found.append({"role": role, "reason": "outlier", **asdict(outlier)})
     gone = {row["id"] for row in found}
-    kept = {role: [e for e in rows if e.example.id not in gone] for role, rows in material.by_role.items()}
-    return _Material(kept, [*material.left_out, *found])
+    kept = {role: [e for e in rows if e.example.id not in gone] for role, rows in lessons.by_role.items()}
+    return replace(lessons, by_role=kept, left_out=[*lessons.left_out, *found])
 
 
-def _surprises(base: LoadedBase, examples: Sequence[_Encoded]) -> list[Surprise]:
-    per_token = losses(base.model, [encoded.tokens for encoded in examples], base.device)
+def _surprises(base: LoadedBase, examples: Sequence[_Taught]) -> list[Surprise]:
+    rows = [taught.lesson.sequence for taught in examples]
     return [
         Surprise(
-            id=encoded.example.id,
-            source=encoded.example.source,
-            nats=loss * encoded.tokens.response_length,
-            tokens=encoded.tokens.response_length,
-            bytes=len(encoded.example.target.encode("utf-8")) + 1,  # the end of the answer counts, as its token does
-            exempt=encoded.example.vouched,
+            id=taught.example.id,
+            source=taught.example.source,
+            nats=loss * row.response_length,
+            tokens=row.response_length,
+            bytes=len(taught.example.target.encode("utf-8")) + 1,  # the end of the answer counts, as its token does
+            exempt=taught.example.vouched,
         )
-        for encoded, loss in zip(examples, per_token, strict=True)
+        for taught, row, loss in zip(examples, rows, losses(base.model, rows, base.device), strict=True)
     ]
 
 
-def _sequence(base: LoadedBase, example: JobExample) -> TokenSequence:
-    ids, prompt_length = encode_example(base.tokenizer, example.messages, example.target)
-    return TokenSequence(tuple(ids), prompt_length)
+def _losses(job: Job, base: LoadedBase, lessons: _Lessons, role: Role) -> list[float]:
+    return measured_losses(base.model, lessons.lessons(role), job.learning, base.device)
 
 
-def _attach(job: Job, base: LoadedBase) -> None:
-    """The candidate starts as its parent; over the base it starts as a new adapter that changes nothing yet."""
-    if job.parent_directory is None:
-        attach_new(base.model, rank=job.learning.rank, alpha=job.learning.alpha, seed=job.seed)
-    else:
-        attach_saved(base.model, Path(job.parent_directory), trainable=True)
+def _start(job: Job, base: LoadedBase, anchors: Anchors, importance: Importance, lessons: _Lessons) -> _Start:
+    """Makes the model ready to train; an orthogonal update gets rows of its own beside those of its parent."""
+    settings, frozen_rows = job.learning, 0
+    if job.parent_directory is not None:
+        importance = load_importance(Path(job.parent_directory) / IMPORTANCE_FILE, base.device)
+        if settings.orthogonal_weight > 0.0:
+            frozen_rows = grow(base.model, rank=settings.rank, max_rank=settings.max_rank, seed=job.seed)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(base.model)
+    past = [lesson.sequence for lesson in lessons.lessons("replay")]
+    rows = fisher_rows(past, [anchor.sequence for anchor in anchors.train], settings.fisher_sequences)
+    known = importance_at_start(base, low_rank(base.model), settings, importance, rows, job.seed)
+    return _Start(anchors, known, frozen_rows)
+
+
+# Training
 
 
 def _train(
-    job: Job, base: LoadedBase, material: _Material, anchors: Anchors, importance: Importance, tell: Tell
+    job: Job, base: LoadedBase, lessons: _Lessons, start: _Start, tell: Tell, before_step: BeforeStep
 ) -> Trained:
-    reference = {} if job.parent_directory is None else frozen_copy(low_rank(base.model))
-    train_rows, replay, holdout = (material.tokens(role) for role in ("train", "replay", "holdout"))
-    pulls = Material(train_rows, replay, holdout, anchors.train, reference, normalised(importance))
+    material = Material(
+        train=lessons.lessons("train"),
+        replay=with_parents_teachers(base, lessons.lessons("replay"), job.learning),
+        holdout=lessons.lessons("holdout"),
+        anchors=start.anchors.train,
+        reference={} if job.parent_directory is None else frozen_copy(low_rank(base.model)),
+        importance=normalised(start.importance),
+        frozen_rows=start.frozen_rows,
+    )
 
     def on_step(record: StepRecord) -> None:
         tell("training", **asdict(record))
@@ -189,25 +268,30 @@ def _train(
     def on_look(look: Look) -> None:
         tell("training", step=look.step, holdout_loss=look.holdout_loss)
 
-    return train(base.model, pulls, job.learning, seed=job.seed, on_step=on_step, on_look=on_look)
+    hooks = Hooks(before_step, on_step, on_look)
+    return train(base.model, material, job.learning, seed=job.seed, rate_factor=job.rate_factor, hooks=hooks)
+
+
+# After training
 
 
 def _measure(
-    job: Job, base: LoadedBase, material: _Material, anchors: Anchors, parent: Sequence[list[float]]
+    job: Job, base: LoadedBase, lessons: _Lessons, anchors: Anchors, parent: Sequence[list[float]]
 ) -> Measurements:
     anchor_losses, divergences = measure_anchors(base, anchors.judge)
     layers = lora_layers(base.model)
-    new = material.ids("train") | material.ids("holdout")
+    new = lessons.ids("train") | lessons.ids("holdout")
     deltas = {name: (*factors(layer), scale(layer)) for name, layer in layers.items()}
+    weights = {name: base_weight(layer) for name, layer in layers.items()}
     return Measurements(
         holdout_parent=parent[0],
-        holdout_candidate=losses(base.model, material.tokens("holdout"), base.device),
+        holdout_candidate=_losses(job, base, lessons, "holdout"),
         retained_parent=parent[1],
-        retained_candidate=losses(base.model, material.tokens("retained"), base.device),
+        retained_candidate=_losses(job, base, lessons, "retained"),
         anchor_base=[anchor.loss for anchor in anchors.judge],
         anchor_candidate=anchor_losses,
         anchor_divergence=divergences,
-        weight_drift=weight_drift(deltas, {name: base_weight(layer) for name, layer in layers.items()}),
+        weight_drift=weight_drift(deltas, weights, bias_changes(base.model)),
         nonfinite=nonfinite_tensors(adapter_state(base.model)),
         learned_before=job.parent != 0,
         new_examples=len(new),
@@ -216,50 +300,34 @@ def _measure(
     )
 
 
-@torch.no_grad()
-def measure_anchors(base: LoadedBase, anchors: Sequence[Anchor]) -> tuple[list[float], list[float]]:
-    """For each anchor's answer the model's loss and KL(base || model), both in mean nats per token."""
-    measured = [(0.0, 0.0)] * len(anchors)
-    for indices in in_batches([anchor.sequence for anchor in anchors], MEASURE_BATCH):
-        rows = [anchors[index] for index in indices]
-        batch = collate([anchor.sequence for anchor in rows], base.device)
-        logits = response_logits(base.model, batch)
-        teacher = stacked_teacher(rows, batch.targets.shape[1], base.device)
-        divergence = top_k_divergence(logits, *teacher).masked_fill(~batch.mask, 0.0)
-        per_token = torch.stack([token_losses(logits, batch.targets), divergence])
-        means = per_token.sum(dim=2) / batch.mask.sum(dim=1)
-        for index, loss, kl in zip(indices, *means.tolist(), strict=True):
-            measured[index] = (loss, kl)
-    return [loss for loss, _ in measured], [kl for _, kl in measured]
-
-
-def _save_candidate(job: Job, base: LoadedBase, directory: Path, trained: Trained, broken: bool) -> None:
-    directory.mkdir(parents=True)
+def _save_candidate(base: LoadedBase, directory: Path, trained: Trained, broken: bool) -> None:
     save_adapter(base.model, directory)
     if not broken:
-        save_file({"logits": probe_logits(base.model, probe_ids(base.tokenizer))}, directory / PROBE_FILE)
+        save_file({"logits": _probe(base, directory)}, directory / PROBE_FILE)
     curve = [asdict(record) for record in trained.records] + [asdict(look) for look in trained.looks]
     lines = [json.dumps(row) for row in curve]
     (directory / "training.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-def _save_importance(
-    job: Job,
-    base: LoadedBase,
-    material: _Material,
-    anchors: Anchors,
-    before: Importance,
-    directory: Path,
-    tell: Tell,
-) -> None:
+def _probe(base: LoadedBase, directory: Path) -> Tensor:
+    """What serving will compute with the adapter saved in ``directory``: on the base as it is, never quantised."""
+    ids, model = probe_ids(base.tokenizer), base.model
+    if base.quantization != "none":
+        dtype = str(base.model.dtype).removeprefix("torch.")
+        model = load_base(base.path, device=str(base.device), dtype=dtype).model
+        attach_saved(model, directory)
+    return probe_logits(model, ids)
+
+
+def _save_importance(job: Job, base: LoadedBase, lessons: _Lessons, start: _Start, directory: Path) -> None:
     """F ← γF + F_new, taken where the candidate is now: half on what it learned and replayed, half on the anchors."""
-    tell("importance", of="candidate")
-    half = max(1, job.learning.fisher_sequences // 2)
-    learned = [*material.tokens("train"), *material.tokens("replay")]
-    rows = learned[-half:] + [anchor.sequence for anchor in anchors.train[:half]]
+    settings = job.learning
+    learned = [lesson.sequence for role in ("train", "replay") for lesson in lessons.lessons(role)]
+    rows = fisher_rows(learned, [anchor.sequence for anchor in start.anchors.train], settings.fisher_sequences)
     generator = torch.Generator().manual_seed(job.seed)
-    new = normalised(estimate(base.model, rows, device=base.device, generator=generator))
-    save_importance(accumulated(before, new, job.learning.fisher_decay), directory / IMPORTANCE_FILE)
+    new = normalised(estimate(base.model, rows, kind=settings.ewc, device=base.device, generator=generator))
+    before = start.importance if covers(start.importance, settings.ewc, low_rank(base.model)) else None
+    save_importance(accumulated(before, new, settings.fisher_decay), directory / IMPORTANCE_FILE)
 
 
 def _summary(trained: Trained) -> dict[str, Any]:
@@ -269,6 +337,7 @@ def _summary(trained: Trained) -> dict[str, Any]:
         "stopped": trained.stopped,
         "steps": trained.steps,
         "best_step": trained.best_step,
+        "batch_tokens": trained.batch_tokens,
         "loss": last.loss,
         "kl": last.kl,
         "ewc": last.ewc,

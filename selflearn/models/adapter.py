@@ -2,13 +2,18 @@
 
 Every linear layer but the output head gets one. With a rank-r adapter a layer computes x Wᵀ + s·(x Aᵀ) Bᵀ, where
 A is [r, d_in], B is [d_out, r] and s = alpha / r; A and B are fp32 on any base.
+
+Biases can be trained as well, where the base has some: as a change s·b that is added to the base's own, in fp32 and in
+PEFT's ``lora_bias`` layout. The base's bias, which views share, stays as it is.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,6 +31,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from selflearn.errors import ModelError
+from selflearn.models.quantization import weight_of
 
 NAME = "default"
 CONFIG_FILE = "adapter_config.json"
@@ -34,9 +40,11 @@ PREFIX = "base_model.model."
 
 Array = NDArray[np.float32]
 
+logger = logging.getLogger(__name__)
 
-def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> None:
-    """Puts a fresh, trainable adapter into ``model``: A drawn by ``seed`` alone (on any device), B zero."""
+
+def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int, biases: bool = False) -> None:
+    """Puts a fresh, trainable adapter into ``model``: A drawn by ``seed`` alone (on any device), B and biases zero."""
     heads = _output_heads(model)
     modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     linear = [name for name in modules if name not in heads]
@@ -44,10 +52,9 @@ def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
         raise ModelError(f"{type(model).__name__} has no linear layers to adapt. Use a causal language model.")
     names = sorted({name.rpartition(".")[2] for name in linear})
     excluded = [head for head in heads if head.rpartition(".")[2] in names] or None
-    alpha_value: Any = int(alpha) if float(alpha).is_integer() else alpha  # what other loaders expect to read
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha_value,
+        lora_alpha=plain_alpha(alpha),
         lora_dropout=0.0,
         bias="none",
         target_modules=names,
@@ -59,16 +66,23 @@ def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     for _, layer in sorted(lora_layers(model).items()):
         factor_a, factor_b = factors(layer)
-        bound = 1.0 / math.sqrt(factor_a.shape[1])  # kaiming-uniform with a = sqrt(5), as in the LoRA paper's code
         with torch.no_grad():
-            drawn = torch.empty(factor_a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-            factor_a.copy_(drawn)
+            factor_a.copy_(new_rows(*factor_a.shape, generator))
             factor_b.zero_()
+    if biases:
+        _add_biases(model)
 
 
-def attach_saved(model: PreTrainedModel, directory: Path, *, trainable: bool = False) -> None:
+def new_rows(count: int, width: int, generator: torch.Generator) -> Tensor:
+    """[count, width] fp32 on the CPU: untrained rows of A, drawn by ``generator``."""
+    bound = 1.0 / math.sqrt(width)  # kaiming-uniform with a = sqrt(5), as in the LoRA paper's code
+    return torch.empty((count, width), dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+
+
+def attach_saved(model: PreTrainedModel, directory: Path, *, trainable: bool = False, biases: bool = False) -> None:
     """Puts the adapter saved in ``directory`` into ``model``, bit for bit.
 
+    With ``biases`` those train as well, from zero where none were saved; without, saved ones are there and stay fixed.
     Raises :class:`ModelError` when it is missing, damaged, or does not fit the model; the model is then not usable.
     """
     weights = load_adapter_state(directory)
@@ -91,6 +105,10 @@ def attach_saved(model: PreTrainedModel, directory: Path, *, trainable: bool = F
     for layer in lora_layers(model).values():
         for factor in factors(layer):
             factor.requires_grad_(trainable)
+    if biases:
+        _add_biases(model)
+    for bias in trained_biases(model).values():
+        bias.requires_grad_(trainable and biases)
 
 
 def load_adapter_state(directory: Path) -> dict[str, Tensor]:
@@ -121,6 +139,17 @@ def saved_factors(directory: Path) -> tuple[dict[str, tuple[Array, Array]], floa
     return pairs, float(config.lora_alpha) / config.r
 
 
+def saved_biases(directory: Path) -> dict[str, Array]:
+    """The saved changes b of biases [d_out], before the scale, by the base model's layer names; fp32, often none."""
+    file, ending = directory / WEIGHTS_FILE, ".lora_B.bias"
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            names = [name for name in opened.keys() if name.endswith(ending)]  # noqa: SIM118 - it is not a mapping
+            return {name.removeprefix(PREFIX).removesuffix(ending): opened.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"The adapter file {file} cannot be read: {error}. Restore it or roll back.") from error
+
+
 def lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:
     """The adapted layers by their names in the base model, in the model's order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -133,6 +162,25 @@ def factors(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
     return factor_a, factor_b
 
 
+def trained_biases(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The trained change b of each bias, fp32 [d_out], as ``<layer>.bias``: such a layer adds s·b to what it computes.
+
+    Empty unless biases were asked for; the layers whose base has none are not in it.
+    """
+    found = {f"{name}.bias": _trained_bias(layer) for name, layer in lora_layers(model).items()}
+    return {name: bias for name, bias in found.items() if bias is not None}
+
+
+def bias_changes(model: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """(s·b, the base's bias), both [d_out], by the names of the layers whose bias is trained."""
+    found = {}
+    for name, layer in lora_layers(model).items():
+        trained, base = _trained_bias(layer), _base_bias(layer)
+        if trained is not None and base is not None:
+            found[name] = (scale(layer) * trained.detach(), base)
+    return found
+
+
 def scale(layer: LoraLayer) -> float:
     """s in ΔW = s·B·A."""
     return float(layer.scaling[NAME])
@@ -141,9 +189,37 @@ def scale(layer: LoraLayer) -> float:
 def base_weight(layer: LoraLayer) -> Tensor:
     """The frozen weight that the layer adapts, as [d_out, d_in] (GPT-2 stores its own transposed)."""
     module = layer.get_base_layer()
-    weight: Any = module.weight
-    matrix: Tensor = weight.T if isinstance(module, Conv1D) else weight
-    return matrix
+    weight = weight_of(module)
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def plain_alpha(alpha: float) -> Any:
+    """LoRA alpha as it is written down: an integer where it is one, as other loaders expect to read it."""
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def replace_factors(model: PreTrainedModel, new: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Gives every layer other factors, (A [rank, d_in], B [d_out, rank]), of one rank that may differ from the old.
+
+    s stays, and so does what is trainable. They are new parameters: an optimizer made before holds the old ones.
+    """
+    layers: dict[str, Any] = dict(lora_layers(model))
+    ranks = {size for a, b in new.values() for size in (a.shape[0], b.shape[1])}
+    if set(new) != set(layers) or len(ranks) != 1:
+        raise ModelError(
+            f"Factors for {len(new)} layers with ranks {sorted(ranks)} were given to a model with {len(layers)} "
+            "adapted layers. Expected a pair for each of them, all of one rank."
+        )
+    rank = ranks.pop()
+    for name, layer in layers.items():
+        for linear, factor in zip((layer.lora_A[NAME], layer.lora_B[NAME]), new[name], strict=True):
+            old = linear.weight
+            linear.weight = nn.Parameter(factor.to(old.device, old.dtype, copy=True), requires_grad=old.requires_grad)
+            linear.out_features, linear.in_features = factor.shape
+        layer.r[NAME], layer.lora_alpha[NAME] = rank, plain_alpha(layer.scaling[NAME] * rank)
+    config: Any = model.peft_config
+    config[NAME].lora_alpha = plain_alpha(config[NAME].lora_alpha / config[NAME].r * rank)
+    config[NAME].r = rank
 
 
 def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -153,6 +229,9 @@ def adapter_state(model: PreTrainedModel) -> dict[str, Tensor]:
         factor_a, factor_b = factors(layer)
         state[f"{PREFIX}{name}.lora_A.weight"] = factor_a.detach()
         state[f"{PREFIX}{name}.lora_B.weight"] = factor_b.detach()
+        bias = _trained_bias(layer)
+        if bias is not None:
+            state[f"{PREFIX}{name}.lora_B.bias"] = bias.detach()
     return dict(sorted(state.items()))
 
 
@@ -173,7 +252,7 @@ def save_adapter(model: PreTrainedModel, directory: Path) -> None:
 def disabled(model: PreTrainedModel) -> Iterator[None]:
     """Within it the model is its base: the adapter does not take part. Whether it trains is as before afterwards."""
     layers = list(lora_layers(model).values())
-    training = [[factor.requires_grad for factor in factors(layer)] for layer in layers]
+    training = [[parameter.requires_grad for parameter in _parameters(layer)] for layer in layers]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -181,8 +260,8 @@ def disabled(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer, flags in zip(layers, training, strict=True):
             layer.enable_adapters(True)  # it also makes everything trainable
-            for factor, flag in zip(factors(layer), flags, strict=True):
-                factor.requires_grad_(flag)
+            for parameter, flag in zip(_parameters(layer), flags, strict=True):
+                parameter.requires_grad_(flag)
 
 
 @torch.no_grad()
@@ -203,11 +282,47 @@ def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
         raise ModelError("This model carries an adapter already. Make a fresh view of the base and attach to that.")
     conv = any(isinstance(module, Conv1D) for module in model.modules())
     config.fan_in_fan_out = conv
-    with torch.random.fork_rng(devices=[]):  # its own draw is thrown away; the caller's randomness must not notice
+    biases, config.lora_bias = config.lora_bias, False  # PEFT would give one to every layer, and warn of it
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # its own draw is thrown away; the caller's randomness must not notice
+        warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # nothing is merged in place
         inject_adapter_in_model(config, model, NAME)
     for layer in lora_layers(model).values():
         for factor in factors(layer):
             factor.data = factor.data.float()
+    if biases:
+        _add_biases(model)
+
+
+def _add_biases(model: PreTrainedModel) -> None:
+    """Gives a trained change of zero to each bias of the adapted layers that has none yet."""
+    own: Any = model
+    with_bias = [layer for layer in lora_layers(model).values() if _base_bias(layer) is not None]
+    if not with_bias:
+        logger.warning("no adapted layer of %s has a bias: learning.biases changes nothing", type(model).__name__)
+        return
+    own.peft_config[NAME].lora_bias = True
+    for layer in with_bias:
+        if _trained_bias(layer) is None:
+            factor_b: Any = layer.lora_B[NAME]
+            weight: Tensor = factor_b.weight
+            factor_b.bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device))
+        layer.lora_bias[NAME] = True
+
+
+def _base_bias(layer: LoraLayer) -> Tensor | None:
+    bias: Tensor | None = getattr(layer.get_base_layer(), "bias", None)
+    return bias
+
+
+def _trained_bias(layer: LoraLayer) -> nn.Parameter | None:
+    bias: Any = layer.lora_B[NAME].bias
+    return None if bias is None else bias
+
+
+def _parameters(layer: LoraLayer) -> list[nn.Parameter]:
+    bias = _trained_bias(layer)
+    return [*factors(layer), *([] if bias is None else [bias])]
 
 
 def _read_config(directory: Path) -> LoraConfig:

@@ -20,13 +20,17 @@ from transformers.utils import logging as transformers_logging
 
 from selflearn.errors import ModelError
 from selflearn.models.library import fingerprint, recorded_fingerprint
+from selflearn.models.quantization import Quantization, quantize
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A base model in memory. ``sha256`` is the fingerprint of its files; ``model`` is in eval mode and frozen."""
+    """A base model in memory. ``sha256`` is the fingerprint of its files; ``model`` is in eval mode and frozen.
+
+    With another ``quantization`` than 'none' it computes something else than its files say.
+    """
 
     name: str
     path: Path
@@ -34,6 +38,7 @@ class LoadedBase:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    quantization: Quantization = "none"
 
 
 def choose_device(device: str) -> torch.device:
@@ -50,7 +55,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_base(path: Path, *, device: str = "auto", dtype: str = "bfloat16", weights: bool = True) -> LoadedBase:
+def load_base(
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "bfloat16",
+    weights: bool = True,
+    quantization: Quantization = "none",
+) -> LoadedBase:
     """Loads model and tokenizer from ``path``; raises :class:`ModelError` when they are missing or damaged.
 
     Without ``weights`` the model is on the meta device: it knows its configuration and computes nothing.
@@ -67,11 +79,12 @@ def load_base(path: Path, *, device: str = "auto", dtype: str = "bfloat16", weig
     target = choose_device(device)
     with quiet():
         tokenizer, model = _read(path, DTYPES[dtype], weights)
+    model.requires_grad_(False)
     if weights:
         model.to(target)  # type: ignore[arg-type, unused-ignore]
+        quantize(model, quantization)
     model.eval()
-    model.requires_grad_(False)
-    return LoadedBase(path.name.replace("--", "/"), path, sha256, model, tokenizer, target)
+    return LoadedBase(path.name.replace("--", "/"), path, sha256, model, tokenizer, target, quantization)
 
 
 def _read(path: Path, dtype: torch.dtype, weights: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

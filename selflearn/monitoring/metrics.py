@@ -22,7 +22,7 @@ UPDATE_OUTCOMES = ("promoted", "refused", "inconclusive", "failed", "cancelled",
 TRACKS = ("stable", "canary", "pinned")
 ANSWER_STATES = ("completed", "failed", "cancelled")
 FAILURES = ("damaged", "proof", "engine", "died")
-EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "waiting", "forgotten")
+EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "forgotten")
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +91,12 @@ class Metrics:
         self.kl_drift = self._gauge("kl_drift_nats", "KL(base || candidate) on the anchors, last judged update.")
         self.anchor_loss_delta = self._gauge("anchor_loss_delta_nats", "Rise of the anchor loss, last judged update.")
         self.worker_alive = self._gauge("worker_alive", "1 while a training worker runs.")
+        self.update_seconds_left = self._gauge(
+            "update_left_seconds", "Expected time until the worker reports; 0 when none runs, or nobody can know yet."
+        )
+        self.update_paused_seconds = self._counter(
+            "update_paused_seconds", "Time that updates, now over, waited for serving."
+        )
         for outcome in UPDATE_OUTCOMES:
             self.updates.labels(outcome)
 

@@ -43,15 +43,17 @@ Linear = Callable[[Tensor], Tensor]
 class LowRank:
     """The adapters of the layers in one product, as one: ``down`` [d_in, ranks] and ``up`` [ranks, d_out], fp32.
 
-    ``up`` is block-diagonal over the layers and carries the scale.
+    ``up`` is block-diagonal over the layers and carries the scale, as ``bias`` [d_out] does, the change of the biases.
     """
 
     down: Tensor
     up: Tensor
+    bias: Tensor | None = None
 
     def add(self, result: Tensor, inputs: Tensor) -> Tensor:
         """``result`` plus the low-rank product, computed in fp32 and rounded once, as PEFT does."""
-        return torch.addmm(result.float(), inputs.float() @ self.down, self.up).to(result.dtype)
+        before = result.float() if self.bias is None else result.float() + self.bias
+        return torch.addmm(before, inputs.float() @ self.down, self.up).to(result.dtype)
 
 
 #: Per decoder layer, by product. The base has none.
@@ -181,10 +183,13 @@ class FusedDecoder:
         return torch.cat(normed, dim=1)
 
 
-def adapter_of(factors: Mapping[str, tuple[Array, Array]], scale: float, decoder: FusedDecoder) -> Adapter:
+def adapter_of(
+    factors: Mapping[str, tuple[Array, Array]], scale: float, biases: Mapping[str, Array], decoder: FusedDecoder
+) -> Adapter:
     """Puts saved factors together: layer names of the model to A [rank, d_in] and B [d_out, rank].
 
-    Raises ``ModelError`` when they are not those of exactly the decoder's layers.
+    ``biases`` [d_out] are the changes of those layers' biases that were trained, before the scale. Raises
+    ``ModelError`` when the factors are not those of exactly the decoder's layers.
     """
     names = {f"model.layers.{number}.{part}" for number in range(decoder.depth) for part in chain(*PRODUCTS.values())}
     if set(factors) != names:
@@ -193,24 +198,34 @@ def adapter_of(factors: Mapping[str, tuple[Array, Array]], scale: float, decoder
             f"The adapter does not fit the model: {len(odd)} layers are on one side only, first {odd[0]}. Use the base "
             "model that it was trained on."
         )
-    return [
-        {
-            name: _low_rank([factors[f"model.layers.{number}.{part}"] for part in parts], scale, sizes, decoder.device)
-            for (name, parts), sizes in zip(PRODUCTS.items(), decoder.sizes, strict=True)
-        }
-        for number in range(decoder.depth)
-    ]
+    adapter = []
+    for number in range(decoder.depth):
+        layer = {}
+        for (name, parts), sizes in zip(PRODUCTS.items(), decoder.sizes, strict=True):
+            names_here = [f"model.layers.{number}.{part}" for part in parts]
+            pairs = [factors[layer_name] for layer_name in names_here]
+            bias = _bias([biases.get(layer_name) for layer_name in names_here], pairs, scale)
+            layer[name] = _low_rank(pairs, scale, bias, sizes, decoder.device)
+        adapter.append(layer)
+    return adapter
 
 
 def same_adapter(
-    adapter: Sequence[Mapping[str, LowRank]], factors: Mapping[str, tuple[Array, Array]], scale: float
+    adapter: Sequence[Mapping[str, LowRank]],
+    factors: Mapping[str, tuple[Array, Array]],
+    scale: float,
+    biases: Mapping[str, Array],
 ) -> bool:
-    """Whether an adapter, read back from where it computes, holds exactly these factors."""
+    """Whether an adapter, read back from where it computes, holds exactly these factors and biases."""
     for number, layer in enumerate(adapter):
         for name, parts in PRODUCTS.items():
             down, up = layer[name].down.cpu().numpy(), layer[name].up.cpu().numpy()
+            names = [f"model.layers.{number}.{part}" for part in parts]
+            pairs = [factors[layer_name] for layer_name in names]
+            if not _same_bias(layer[name].bias, _bias([biases.get(layer_name) for layer_name in names], pairs, scale)):
+                return False
             row = column = 0
-            for factor_a, factor_b in (factors[f"model.layers.{number}.{part}"] for part in parts):
+            for factor_a, factor_b in pairs:
                 features, rank = factor_b.shape
                 block = up[row : row + rank, column : column + features]
                 if not (
@@ -221,8 +236,27 @@ def same_adapter(
     return True
 
 
+def _bias(biases: Sequence[Array | None], factors: Sequence[tuple[Array, Array]], scale: float) -> Array | None:
+    """The scaled biases of the layers in one product, one after the other, zero where there is none; or no bias."""
+    if all(bias is None for bias in biases):
+        return None
+    sizes = [len(factor_b) for _, factor_b in factors]
+    filled = [np.zeros(n, np.float32) if bias is None else bias for bias, n in zip(biases, sizes, strict=True)]
+    return np.concatenate(filled) * scale
+
+
+def _same_bias(held: Tensor | None, saved: Array | None) -> bool:
+    if held is None or saved is None:
+        return held is None and saved is None
+    return np.array_equal(held.cpu().numpy(), saved)
+
+
 def _low_rank(
-    factors: Sequence[tuple[Array, Array]], scale: float, sizes: tuple[int, int], device: torch.device
+    factors: Sequence[tuple[Array, Array]],
+    scale: float,
+    bias: Array | None,
+    sizes: tuple[int, int],
+    device: torch.device,
 ) -> LowRank:
     found = {factor_a.shape[1] for factor_a, _ in factors}, sum(len(factor_b) for _, factor_b in factors)
     if found != ({sizes[0]}, sizes[1]):
@@ -237,7 +271,8 @@ def _low_rank(
         features, rank = factor_b.shape
         up[row : row + rank, column : column + features] = (factor_b * scale).T
         row, column = row + rank, column + features
-    return LowRank(torch.from_numpy(np.ascontiguousarray(down)).to(device), torch.from_numpy(up).to(device))
+    put = [torch.from_numpy(array).to(device) for array in (np.ascontiguousarray(down), up)]
+    return LowRank(put[0], put[1], None if bias is None else torch.from_numpy(bias).to(device))
 
 
 def _read(layer: Any, take: bool) -> _Layer:

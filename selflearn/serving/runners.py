@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selflearn.models.adapter import adapter_state, attach_saved, load_adapter_state, saved_factors
+from selflearn.models.adapter import adapter_state, attach_saved, load_adapter_state, saved_biases, saved_factors
 from selflearn.models.views import view_of
 from selflearn.serving.cache import BLOCK_TOKENS, BlockCache, CachePlan, CacheShape, attend
 from selflearn.serving.decoder import Adapter, FusedDecoder, Run, adapter_of, same_adapter
@@ -59,11 +59,13 @@ class FusedRunner:
             self._adapters[owner] = None
             return
         factors, scale = saved_factors(adapter_directory)
-        self._adapters[owner] = adapter_of(factors, scale, self._decoder)
+        self._adapters[owner] = adapter_of(factors, scale, saved_biases(adapter_directory), self._decoder)
 
     def holds(self, owner: int, adapter_directory: Path) -> bool:
         adapter = self._adapters[owner]
-        return adapter is not None and same_adapter(adapter, *saved_factors(adapter_directory))
+        if adapter is None:
+            return False
+        return same_adapter(adapter, *saved_factors(adapter_directory), saved_biases(adapter_directory))
 
     def remove(self, owner: int) -> None:
         self._adapters.pop(owner, None)
@@ -97,7 +99,7 @@ class ModuleRunner:
     def holds(self, owner: int, adapter_directory: Path) -> bool:
         saved = load_adapter_state(adapter_directory)
         held = adapter_state(self._views[owner])
-        return all(torch.equal(tensor.cpu(), saved[name]) for name, tensor in held.items())
+        return held.keys() == saved.keys() and all(torch.equal(held[name].cpu(), saved[name]) for name in held)
 
     def remove(self, owner: int) -> None:
         self._views.pop(owner, None)

@@ -10,156 +10,18 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
+from selflearn.store.first_tables import FIRST_TABLES
+
 #: Marks a database file as ours (``PRAGMA application_id``): "SLRN" in ASCII.
 APPLICATION_ID: Final = 0x534C524E
 
 MIGRATIONS: Final = Migrations("selflearn")
 
-_TABLES: Final = (
-    """
-    CREATE TABLE learners (
-        name TEXT PRIMARY KEY,
-        base_model TEXT NOT NULL,
-        base_sha256 TEXT NOT NULL,
-        created_at REAL NOT NULL
-    ) STRICT
-    """,
-    """
-    CREATE TABLE interactions (
-        id TEXT PRIMARY KEY,
-        learner TEXT NOT NULL,
-        conversation TEXT NOT NULL,
-        source TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        messages TEXT NOT NULL CHECK (json_valid(messages)),
-        answer TEXT,
-        state TEXT NOT NULL CHECK (state IN ('running', 'completed', 'failed', 'cancelled', 'interrupted')),
-        finish_reason TEXT,
-        parameters TEXT NOT NULL CHECK (json_valid(parameters)),
-        prompt_tokens INTEGER,
-        completion_tokens INTEGER,
-        redactions INTEGER NOT NULL DEFAULT 0,
-        created_at REAL NOT NULL,
-        completed_at REAL
-    ) STRICT
-    """,
-    "CREATE INDEX interactions_by_state ON interactions (learner, state)",
-    "CREATE INDEX interactions_by_time ON interactions (learner, created_at)",
-    """
-    CREATE TABLE feedback (
-        id TEXT PRIMARY KEY,
-        learner TEXT NOT NULL,
-        interaction_id TEXT NOT NULL REFERENCES interactions (id),
-        kind TEXT NOT NULL,
-        value REAL,
-        text TEXT,
-        reason TEXT,
-        source TEXT NOT NULL,
-        digest TEXT NOT NULL UNIQUE,
-        status TEXT NOT NULL CHECK (status IN ('accepted', 'folded', 'ignored')),
-        redactions INTEGER NOT NULL DEFAULT 0,
-        created_at REAL NOT NULL
-    ) STRICT
-    """,
-    "CREATE INDEX feedback_by_interaction ON feedback (interaction_id)",
-    "CREATE INDEX feedback_by_time ON feedback (learner, created_at)",
-    """
-    CREATE TABLE examples (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        learner TEXT NOT NULL,
-        feedback_id TEXT NOT NULL REFERENCES feedback (id),
-        interaction_id TEXT NOT NULL REFERENCES interactions (id),
-        kind TEXT NOT NULL,
-        messages TEXT NOT NULL CHECK (json_valid(messages)),
-        target TEXT NOT NULL,
-        digest TEXT NOT NULL,
-        cluster TEXT NOT NULL,
-        state TEXT NOT NULL
-            CHECK (state IN ('fresh', 'held', 'due', 'trained', 'reserve', 'suspect', 'quarantined')),
-        refusals INTEGER NOT NULL DEFAULT 0,
-        duplicates INTEGER NOT NULL DEFAULT 0,
-        reason TEXT,
-        source TEXT NOT NULL,
-        created_at REAL NOT NULL,
-        UNIQUE (learner, digest)
-    ) STRICT
-    """,
-    "CREATE INDEX examples_by_state ON examples (learner, state)",
-    "CREATE INDEX examples_by_cluster ON examples (learner, cluster)",
-    "CREATE INDEX examples_by_interaction ON examples (interaction_id)",
-    """
-    CREATE TABLE updates (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        learner TEXT NOT NULL,
-        parent INTEGER NOT NULL CHECK (parent >= 0 AND parent < id),
-        trigger TEXT NOT NULL,
-        state TEXT NOT NULL
-            CHECK (state IN ('running', 'promoted', 'refused', 'inconclusive', 'failed', 'cancelled', 'interrupted')),
-        seed INTEGER NOT NULL,
-        config TEXT NOT NULL CHECK (json_valid(config)),
-        snapshot_digest TEXT NOT NULL,
-        report TEXT CHECK (report IS NULL OR json_valid(report)),
-        verdict TEXT CHECK (verdict IS NULL OR json_valid(verdict)),
-        reason TEXT,
-        started_at REAL NOT NULL,
-        finished_at REAL
-    ) STRICT
-    """,
-    "CREATE UNIQUE INDEX one_running_update ON updates (learner) WHERE state = 'running'",
-    """
-    CREATE TABLE update_examples (
-        update_id INTEGER NOT NULL REFERENCES updates (id),
-        example_id INTEGER NOT NULL REFERENCES examples (id),
-        role TEXT NOT NULL CHECK (role IN ('train', 'replay', 'holdout', 'retained')),
-        digest TEXT NOT NULL,
-        PRIMARY KEY (update_id, example_id)
-    ) STRICT, WITHOUT ROWID
-    """,
-    "CREATE INDEX update_examples_by_example ON update_examples (example_id, role)",
-    """
-    CREATE TABLE versions (
-        id INTEGER PRIMARY KEY REFERENCES updates (id),
-        learner TEXT NOT NULL,
-        parent INTEGER NOT NULL CHECK (parent >= 0 AND parent < id),
-        manifest_sha256 TEXT NOT NULL,
-        adapter_sha256 TEXT NOT NULL,
-        created_at REAL NOT NULL
-    ) STRICT
-    """,
-    """
-    CREATE TABLE rollouts (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        learner TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        action TEXT NOT NULL,
-        actor TEXT NOT NULL,
-        reason TEXT NOT NULL,
-        created_at REAL NOT NULL
-    ) STRICT
-    """,
-    "CREATE INDEX rollouts_by_learner ON rollouts (learner, id)",
-    """
-    CREATE TABLE audit (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        at REAL NOT NULL,
-        actor TEXT NOT NULL,
-        action TEXT NOT NULL,
-        detail TEXT NOT NULL CHECK (json_valid(detail))
-    ) STRICT
-    """,
-    """
-    CREATE TABLE settings_kv (
-        key TEXT PRIMARY KEY,
-        value TEXT NOT NULL
-    ) STRICT
-    """,
-)
-
 
 @MIGRATIONS()
 def m001_foundation(database: Database) -> None:
     """All tables of the first release, and the triggers that keep the two logs append-only."""
-    for statement in _TABLES:
+    for statement in FIRST_TABLES:
         database.conn.execute(statement)
     for statement in (*_append_only("rollouts"), *_append_only("audit")):
         database.conn.execute(statement)
@@ -363,6 +225,27 @@ def m003_experience(database: Database) -> None:
             f"INSERT INTO tallies SELECT learner, '{subject}', {label.format(row=table)}, count(*) FROM {table}"
             f" WHERE {condition.format(row=table)} GROUP BY 1, 3"
         )
+
+
+@MIGRATIONS()
+def m004_every_objective(database: Database) -> None:
+    """What waited until updates train its objective is fresh: they train all of them.
+
+    An update that looked at a learner's new examples before did not see these: they ask for the next one.
+    """
+    run = database.conn.execute
+    for event in ("insert", "delete", "update"):
+        run(f"DROP TRIGGER tally_waiting_{event}")
+    run("DELETE FROM tallies WHERE subject = 'waiting'")
+    run(
+        "UPDATE updates SET newest_example = min(newest_example, first - 1) FROM"
+        " (SELECT learner AS of_learner, min(id) AS first FROM examples WHERE state = 'waiting' GROUP BY learner)"
+        " WHERE learner = of_learner"
+    )
+    run("UPDATE examples SET state = 'fresh' WHERE state = 'waiting'")
+    # Of what is new alone, so that it stays small. SQLite sees that a state is among these only if they are spelt so.
+    new = "state = 'fresh' OR state = 'due'"
+    run(f"CREATE INDEX examples_new ON examples (learner, state, source, objective) WHERE {new}")
 
 
 def _append_only(table: str) -> list[str]:

@@ -11,6 +11,7 @@ from selflearn.versions.canaries import abort_broken, abort_canary, end_expired,
 from selflearn.versions.lineage import why
 from selflearn.versions.manifest import ADAPTER, MANIFEST, Manifest, read_manifest, verify, write_manifest
 from selflearn.versions.names import version_directory, version_name, work_directory
+from selflearn.versions.outcomes import PastUpdate, past_updates
 from selflearn.versions.reconcile import Reconciliation, reconcile, served_directory
 from selflearn.versions.registry import (
     close_update,
@@ -40,6 +41,7 @@ __all__ = [
     "Canary",
     "Change",
     "Manifest",
+    "PastUpdate",
     "Reconciliation",
     "abort_broken",
     "abort_canary",
@@ -51,6 +53,7 @@ __all__ = [
     "list_versions",
     "note",
     "open_update",
+    "past_updates",
     "promote",
     "read_manifest",
     "reconcile",

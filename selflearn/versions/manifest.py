@@ -22,7 +22,11 @@ SUFFIXES: Final = (".json", ".jsonl", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a version is and where it comes from. ``files`` is filled in by :func:`write_manifest`."""
+    """What a version is and where it comes from. ``files`` is filled in by :func:`write_manifest`.
+
+    ``made_with`` is what its bytes depend on besides all this: the machine, the exact texts, what is kept of the base.
+    Versions made before this was noted have none.
+    """
 
     version: int
     parent: int
@@ -37,6 +41,7 @@ class Manifest:
     verdict: Mapping[str, Any]
     libraries: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> str:

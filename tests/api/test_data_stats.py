@@ -63,7 +63,7 @@ def test_metrics_show_the_same(start: Callable[..., Running]) -> None:
         assert samples(http, "selflearn_redactions_total") == {"email": 1.0}
         assert samples(http, "selflearn_quarantined_examples")["repetitive"] == 1.0
         states = samples(http, "selflearn_examples")
-        assert (states["fresh"], states["quarantined"], states["waiting"]) == (1.0, 1.0, 0.0)
+        assert (states["fresh"], states["quarantined"], states["suspect"]) == (1.0, 1.0, 0.0)
     server.store.write(lambda connection: connection.execute("UPDATE examples SET reason = 'a new one' WHERE id = 2"))
     quarantined = samples(http, "selflearn_quarantined_examples")
     assert (quarantined["repetitive"], quarantined["other"]) == (0.0, 1.0)

@@ -60,7 +60,7 @@ def test_status_has_everything_and_no_nan(running: Running) -> None:
     assert found["state"] == str(running.services.state.resolve())
     assert found["served"]["version"] == found["answering"] == 0
     assert found["served"]["sha256"] == "ab" * 32
-    assert set(found["counts"]) == {"interactions", "feedback", "examples", "quarantine", "waiting"}
+    assert set(found["counts"]) == {"interactions", "feedback", "examples", "quarantine"}
     assert found["learning"]["last"]["reason"] is None
 
 

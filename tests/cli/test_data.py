@@ -39,7 +39,7 @@ def test_what_is_in_quarantine_is_told_with_its_reason(command: Command, bench: 
     outcome = command("data", "quarantine")
     assert outcome.code == 0
     assert "contradiction" in outcome.out
-    assert "example 1 of alice answers the same question differently" in outcome.out
+    assert "example 1 of alice contradicts it" in outcome.out
     assert [row["id"] for row in read(command, "quarantine")["examples"]] == [2, 1]
     told = {row["source"]: row["contradictions"] for row in read(command, "sources")["sources"]}
     assert told == {"alice": 1, "mallory": 1}

@@ -34,6 +34,7 @@ def test_why_it_does_not_learn(bench: Bench, columns: dict[str, Any], share: flo
         rollouts=cast(Any, None),
         metrics=metrics,
         idle_seconds=lambda: 3600.0,
+        longest_wait=lambda: 0.0,
         loop=loop,
         now=bench.now,
     )

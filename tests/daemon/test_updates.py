@@ -163,5 +163,5 @@ def assert_too_few(daemon: Daemon) -> None:
     error = response.json()["error"]
     assert error["code"] == "not_enough_examples"
     assert "Found 0 new" in error["message"]
-    assert "Send more corrections" in error["message"]
+    assert "Send more feedback" in error["message"]
     assert update_states(daemon.state) == before

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selflearn.config import ExperienceSettings
+from selflearn.experience import FeedbackReceipt, Order, release, show_example
 from selflearn.experience.trust.contradictions import MAX_OPEN, contradicts
-from tests.stores import Bench
+from tests.stores import LEARNER, Bench
 
 QUESTION = "What is the port of the daemon?"
 
@@ -93,12 +95,90 @@ def test_only_the_same_whole_prompt_counts(bench: Bench) -> None:
     assert reasons(bench) == {1: "fresh", 2: "fresh"}
 
 
-def test_ratings_never_contradict(bench: Bench) -> None:
+def test_two_good_answers_never_contradict(bench: Bench) -> None:
+    bench.experience = ExperienceSettings(reserve_share=0.0)
     bench.correct(QUESTION, "8000", source="alice")
     bench.feedback(bench.interaction(QUESTION, "It depends."), "rating", value=1.0, source="bob")
     bench.feedback(bench.interaction(QUESTION, "Look it up."), "rating", value=1.0, source="eve")
+    bench.feedback(bench.interaction(QUESTION, "Who knows?"), "rating", value=-1.0, source="eve")
+    bench.feedback(bench.interaction(QUESTION, "It depends."), "preference", text="Look it up.", source="bob")
+    bench.feedback(bench.interaction(QUESTION, "8000"), "reward", value=-1.0, source="bob")
+    bench.feedback(bench.interaction(QUESTION, "8000"), "comment", text="Is it?", source="bob")
 
-    assert "contradiction" not in reasons(bench).values()
+    assert set(reasons(bench).values()) == {"fresh"}
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_the_same_answer_cannot_be_right_and_wrong(bench: Bench, written: bool) -> None:
+    bench.experience = ExperienceSettings(reserve_share=0.0)
+
+    def right(source: str) -> FeedbackReceipt:
+        if written:
+            return bench.correct(QUESTION, "It is 8000.", source=source)
+        return bench.feedback(bench.interaction(QUESTION, "It is 8000."), "rating", value=1.0, source=source)
+
+    def wrong(source: str) -> FeedbackReceipt:
+        return bench.feedback(bench.interaction(QUESTION, "it is  8000."), "rating", value=-1.0, source=source)
+
+    right("alice")
+    assert wrong("bob").status == "quarantined"
+    assert reasons(bench) == {1: "contradiction", 2: "contradiction"}
+    wrong("alice")  # she thinks again, and agrees with bob: an operator may release it
+    assert reasons(bench) == {1: "contradiction", 2: "contradiction"}
+
+
+def test_of_the_same_source_the_newer_rating_of_an_answer_wins(bench: Bench) -> None:
+    bench.experience = ExperienceSettings(reserve_share=0.0)
+    for value, expected in (
+        (1.0, {1: "fresh"}),
+        (-1.0, {1: "superseded", 2: "fresh"}),
+        (1.0, {1: "fresh", 2: "superseded"}),
+        (-1.0, {1: "superseded", 2: "fresh"}),
+    ):
+        bench.feedback(bench.interaction(QUESTION, "It is 8000."), "rating", value=value, source="alice")
+        assert reasons(bench) == expected
+
+
+def prefer(bench: Bench, better: str, worse: str, source: str) -> FeedbackReceipt:
+    return bench.feedback(bench.interaction(QUESTION, worse), "preference", text=better, source=source)
+
+
+def test_preferences_contradict_where_they_are_each_other_the_wrong_way_around(bench: Bench) -> None:
+    prefer(bench, "It is 8000.", "It is 8080.", "alice")
+    prefer(bench, "It is 8000.", "No idea.", "bob")
+    prefer(bench, "See the manual.", "It is 8000.", "bob")
+    assert set(reasons(bench).values()) == {"fresh"}
+    assert prefer(bench, "It is 8080.", "It is 8000.", "bob").status == "quarantined"
+    assert reasons(bench) == {1: "contradiction", 2: "fresh", 3: "fresh", 4: "contradiction"}
+    assert prefer(bench, "It is 8080.", "It is 8000.", "alice").status == "folded"
+
+
+def test_who_prefers_otherwise_now_has_changed_their_mind(bench: Bench) -> None:
+    prefer(bench, "It is 8000.", "It is 8080.", "alice")
+    prefer(bench, "It is 8080.", "It is 8000.", "alice")
+    assert reasons(bench) == {1: "superseded", 2: "fresh"}
+
+
+def test_an_operator_decides_between_ratings(bench: Bench) -> None:
+    bench.experience = ExperienceSettings(reserve_share=0.0)
+    bench.feedback(bench.interaction(QUESTION, "It is 8000."), "rating", value=1.0, source="alice")
+    bench.feedback(bench.interaction(QUESTION, "It is 8000."), "rating", value=-1.0, source="bob")
+    order = Order(LEARNER, "operator", "asked", 5000.0)
+    done = bench.store.write(lambda connection: release(connection, order, [2]))
+    assert (done["released"], done["superseded"]) == ([{"id": 2, "state": "fresh"}], [1])
+    shown = show_example(bench.store, LEARNER, 2)
+    assert (shown["objective"], shown["contradicts"]) == ("unpaired_preference", [])
+
+
+def test_what_a_source_takes_back_elsewhere_after_it_trained_is_not_replayed(bench: Bench) -> None:
+    for number in range(12):
+        bench.correct(f"question {number}", f"the answer {number}", source="alice")
+    bench.promote(bench.begin_update())
+    trained = next(number for number, state in bench.states().items() if state == "trained")
+    receipt = bench.correct(f"question {trained - 1}", "something else", source="alice")
+
+    assert receipt.status == "accepted"
+    assert reasons(bench)[trained] == "superseded"
 
 
 def test_a_hostile_key_cannot_deny_everybody_their_learning(bench: Bench) -> None:

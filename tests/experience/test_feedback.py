@@ -120,16 +120,16 @@ def test_a_correction_becomes_an_example(bench: Bench) -> None:
     assert counts(bench.store, LEARNER)["examples"]["fresh"] == 1
 
 
-def test_an_up_rated_answer_becomes_an_example_and_a_down_rated_one_does_not(bench: Bench) -> None:
+def test_an_up_rated_answer_is_to_be_given_and_a_down_rated_one_is_not(bench: Bench) -> None:
     bench.experience = ExperienceSettings(reserve_share=0.0)
     up = bench.feedback(bench.interaction("Q1", "A1"), "rating", value=1)
     assert up.example_id is not None
     assert (example(bench, up.example_id).target, example(bench, up.example_id).kind) == ("A1", "rating")
     down = bench.feedback(bench.interaction("Q2", "A2"), "rating", value=-1)
-    assert down.status == "accepted"
-    assert "updates do not train unpaired preference yet" in down.detail
+    assert (down.status, down.detail) == ("accepted", "new example 2")
     assert down.example_id is not None
-    assert example(bench, down.example_id).state == "waiting"
+    found = example(bench, down.example_id)
+    assert (found.objective, found.target, found.state) == ("unpaired_preference", "A2", "fresh")
     assert counts(bench.store, LEARNER)["feedback"] == {"rating": {"accepted": 2}}
 
 
@@ -192,7 +192,7 @@ def test_a_rating_taken_back_no_longer_trains(bench: Bench) -> None:
     bench.feedback(interaction_id, "rating", value=-1)
     assert bench.store.read("SELECT objective, state, reason FROM examples ORDER BY id") == [
         {"objective": "supervised", "state": "quarantined", "reason": "down_rated"},
-        {"objective": "unpaired_preference", "state": "waiting", "reason": None},
+        {"objective": "unpaired_preference", "state": "fresh", "reason": None},
     ]
 
 
@@ -255,15 +255,14 @@ def test_what_each_kind_becomes(bench: Bench) -> None:
         receipt = bench.feedback(bench.interaction(f"What is the port of machine {number}?", "No idea."), **given)
         assert receipt.example_id is not None
         found = example(bench, receipt.example_id)
-        assert ("do not train" in receipt.detail) is (found.state == "waiting")
         became.append((found.objective, found.target, found.rejected, found.reward, found.state))
     assert became == [
         ("supervised", "No idea.", None, None, "fresh"),
-        ("unpaired_preference", "No idea.", None, None, "waiting"),
+        ("unpaired_preference", "No idea.", None, None, "fresh"),
         ("supervised", "It is 8000.", "No idea.", None, "fresh"),
-        ("paired_preference", "It is 8000.", "No idea.", None, "waiting"),
-        ("reward_weighted", "No idea.", None, 0.25, "waiting"),
-        ("hindsight", "No idea.", None, None, "waiting"),
+        ("paired_preference", "It is 8000.", "No idea.", None, "fresh"),
+        ("reward_weighted", "No idea.", None, 0.25, "fresh"),
+        ("hindsight", "No idea.", None, None, "fresh"),
     ]
 
 
@@ -272,7 +271,7 @@ def test_comments_stand_beside_each_other_and_leave_the_question_what_it_was(ben
     first = bench.feedback(interaction_id, "comment", text="Too short.")
     second = bench.feedback(interaction_id, "comment", text="Also, it is 8000.")
     corrected = bench.feedback(interaction_id, "correction", text="8000")
-    assert bench.states() == {1: "waiting", 2: "waiting", 3: "fresh"}
+    assert bench.states() == {1: "fresh", 2: "fresh", 3: "fresh"}
     examples = [example(bench, number) for number in (1, 2, 3)]
     assert [receipt.example_id for receipt in (first, second, corrected)] == [1, 2, 3]
     question = {"role": "user", "content": "What is the port?"}
@@ -285,7 +284,7 @@ def test_one_answer_is_better_than_others_to_the_same_request(bench: Bench) -> N
     other = bench.interaction("What is the port?", "8080", conversation="c")
     third = bench.interaction("What is the port?", "I don't know.", conversation="c")
     receipts = [bench.feedback(chosen, "preference", over=worse) for worse in (other, third)]
-    assert bench.states() == {1: "waiting", 2: "waiting"}
+    assert bench.states() == {1: "fresh", 2: "fresh"}
     assert [receipt.example_id for receipt in receipts] == [1, 2]
     found = example(bench, 1)
     assert (found.objective, found.target, found.rejected) == ("paired_preference", "8000", "8080")
@@ -318,7 +317,7 @@ def test_the_latest_reward_of_an_answer_holds(bench: Bench) -> None:
     bench.feedback(interaction_id, "reward", value=-0.5)
     bench.feedback(bench.interaction(), "reward", value=7)
     rows = bench.store.read("SELECT reward, state FROM examples ORDER BY id")
-    assert [tuple(row.values()) for row in rows] == [(1.0, "quarantined"), (-0.5, "waiting"), (7.0, "waiting")]
+    assert [tuple(row.values()) for row in rows] == [(1.0, "quarantined"), (-0.5, "fresh"), (7.0, "fresh")]
 
 
 def reward(bench: Bench, conversation: str, value: float) -> FeedbackReceipt:
@@ -343,8 +342,8 @@ def test_a_conversation_is_rewarded_answer_by_answer(bench: Bench) -> None:
     assert receipt.detail.startswith("2 answers of this conversation: 2 accepted")
     rows = bench.store.read("SELECT target, reward, state, interaction_id FROM examples ORDER BY id")
     assert [(row["target"], row["reward"], row["state"]) for row in rows] == [
-        ("A1", 0.5, "waiting"),
-        ("A3", 0.5, "waiting"),
+        ("A1", 0.5, "fresh"),
+        ("A3", 0.5, "fresh"),
     ]
     assert rows[1]["interaction_id"] == last
     (listed,) = list_feedback(bench.store, LEARNER)

@@ -27,7 +27,6 @@ RECOUNTS = {
     "implicit": "SELECT signal || '/' || status AS label FROM feedback WHERE signal IS NOT NULL",
     "examples": "SELECT state AS label FROM examples",
     "quarantine": "SELECT coalesce(reason, 'unknown') AS label FROM examples WHERE state = 'quarantined'",
-    "waiting": "SELECT objective AS label FROM examples WHERE state = 'waiting'",
     "tombstones": "SELECT subject AS label FROM tombstones",
 }
 DELETES = (
@@ -78,7 +77,7 @@ def statements(kind: str, number: int) -> list[str]:
         "quarantine": [f"UPDATE examples SET state = 'quarantined', reason = '{reason}' WHERE id % 3 = {number % 3}"],
         "explain": [f"UPDATE examples SET reason = '{reason}' WHERE id % 3 = {number % 3}"],
         "release": [f"UPDATE examples SET state = 'fresh', reason = NULL WHERE id % 3 = {number % 3}"],
-        "wait": [f"UPDATE examples SET state = 'waiting', objective = 'hindsight' WHERE id % 5 = {number % 5}"],
+        "suspect": [f"UPDATE examples SET state = 'suspect', objective = 'hindsight' WHERE id % 5 = {number % 5}"],
         "imply": [f"{IMPLIED} ('fb-{number}', '{number}'))", "UPDATE feedback SET status = 'folded' WHERE value < 0"],
         "replace": ["INSERT OR REPLACE INTO interactions SELECT * FROM interactions WHERE state = 'running'"],
         "delete": list(DELETES[: 1 + number % len(DELETES)]),
@@ -94,7 +93,7 @@ KINDS = (
     "quarantine",
     "explain",
     "release",
-    "wait",
+    "suspect",
     "imply",
     "replace",
     "delete",
@@ -105,7 +104,7 @@ HAPPENINGS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 11)), min
 
 @settings(max_examples=25, deadline=None)
 @given(happenings=HAPPENINGS)
-@example(happenings=[("quarantine", 0), ("explain", 3), ("wait", 0), ("release", 0), ("delete", 3)])
+@example(happenings=[("quarantine", 0), ("explain", 3), ("suspect", 0), ("release", 0), ("delete", 3)])
 def test_tallies_are_what_counting_would_give(happenings: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         bench = open_bench(Path(directory))
@@ -140,7 +139,6 @@ def test_learners_are_counted_apart(bench: Bench) -> None:
         "feedback": {},
         "examples": {},
         "quarantine": {},
-        "waiting": {},
     }
 
 
@@ -200,11 +198,10 @@ EMPTY: dict[str, Any] = {
     "feedback": {"correction": {"accepted": 20}},
     "examples": {"fresh": 7},
     "quarantine": {},
-    "waiting": {},
 }
 TRIED = (
     "7 new examples, 24 needed; 2 took part in an update that does not serve, and go again once something new comes; "
-    "5 wait for an objective that is not trained yet (paired_preference 5); 4 suspect since a rollback"
+    "4 suspect since a rollback"
 )
 
 
@@ -218,7 +215,7 @@ TRIED = (
             "7 new examples, 24 needed; 3 in quarantine (too_long 2, contradiction 1)",
         ),
         (
-            {"examples": {"fresh": 9, "waiting": 5, "suspect": 4}, "waiting": {"paired_preference": 5}},
+            {"examples": {"fresh": 9, "suspect": 4}},
             TRIED,
         ),
         ({"feedback": {"rating": {"ignored": 2}}}, "7 new examples, 24 needed; 2 feedback ignored"),

@@ -129,8 +129,8 @@ def test_a_turn_that_rejects_the_answer_is_a_rating_and_a_comment_on_it(bench: B
     assert "ann@example.org" not in newest["text"]
     rows = bench.store.read("SELECT objective, state, interaction_id FROM examples ORDER BY id")
     assert [tuple(row.values()) for row in rows] == [
-        ("unpaired_preference", "waiting", "first"),
-        ("hindsight", "waiting", "first"),
+        ("unpaired_preference", "fresh", "first"),
+        ("hindsight", "fresh", "first"),
     ]
     assert observe(bench.store, LEARNER, "second", ON) == []
 
@@ -176,7 +176,7 @@ def test_events_are_ratings_and_the_latest_holds(bench: Bench) -> None:
     assert event(bench, "first", "accepted").status == "folded"
     assert bench.states() == {1: "fresh"}
     assert "no longer trains" in event(bench, "first", "discarded").detail
-    assert bench.states() == {1: "quarantined", 2: "waiting"}
+    assert bench.states() == {1: "quarantined", 2: "fresh"}
 
 
 def test_events_that_are_switched_off_are_ignored_and_say_so(bench: Bench) -> None:
@@ -226,7 +226,7 @@ def test_a_comment_outranks_no_signal(bench: Bench) -> None:
     ask(bench, "first", QUESTION, at=0.0)
     event(bench, "first", "copied")
     bench.feedback("first", "comment", text="Which of the two daemons?")
-    assert bench.states() == {1: "fresh", 2: "waiting"}
+    assert bench.states() == {1: "fresh", 2: "fresh"}
 
 
 def test_signals_of_a_long_conversation_are_read_from_a_bounded_number_of_rows(bench: Bench) -> None:

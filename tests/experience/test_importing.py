@@ -89,9 +89,9 @@ def test_each_kind_serves_its_objective(bench: Bench) -> None:
     counts = take(bench, lines(*rows))
     assert counts.outcomes == {"preference/accepted": 1, "rating/accepted": 2, "demonstration/accepted": 1}
     assert [(row["objective"], row["state"], row["rejected"]) for row in examples(bench)] == [
-        ("paired_preference", "waiting", "Me."),
+        ("paired_preference", "fresh", "Me."),
         ("supervised", "fresh", None),
-        ("unpaired_preference", "waiting", None),
+        ("unpaired_preference", "fresh", None),
         ("supervised", "fresh", None),
     ]
     assert [row["value"] for row in bench.store.read("SELECT value FROM feedback ORDER BY created_at")] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from selflearn.config import ExperienceSettings, JudgingSettings, LearningSettings
 from selflearn.errors import NotEnoughExamples
 from selflearn.experience import Snapshot, choose_roles, note_refusal
+from selflearn.experience.signals import OBJECTIVES, Objective
 from selflearn.versions.rollouts import lineage
 from tests.experience.synthetic import insert
 from tests.stores import LEARNER, Bench
@@ -247,13 +249,106 @@ def test_one_long_conversation_teaches_by_its_clusters(bench: Bench) -> None:
     assert len(snapshot.train) == 9
 
 
-def test_other_objectives_wait_and_do_not_count(bench: Bench) -> None:
-    insert(bench, 20, state="waiting", objective="paired_preference")
-    with pytest.raises(NotEnoughExamples) as caught:
-        choose(bench)
-    assert caught.value.reason == "too_few_examples"
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_one_kind_alone_teaches_and_judges_over_a_line(bench: Bench, objective: Objective) -> None:
+    """Who only ever gives ratings (or preferences, or rewards) is heard, and retention is measured on what there is."""
+    bench.judging = JudgingSettings(min_holdout=3)
+    for turn in range(4):
+        insert(bench, 16, objective=objective)
+        update = bench.begin_update(turn)
+        assert len(roles_of(bench, update, "holdout")) >= 3
+        assert len(roles_of(bench, update, "train")) >= 12
+        assert len(roles_of(bench, update, "retained")) >= (3 if turn else 0)
+        assert bool(roles_of(bench, update, "replay")) is (turn > 0)
+        bench.promote(update)
+    found = bench.store.read("SELECT DISTINCT objective FROM examples WHERE state IN ('trained', 'held', 'due')")
+    assert found == [{"objective": objective}]
+
+
+def test_all_kinds_teach_and_judge_together(bench: Bench) -> None:
+    insert(bench, 300, objective="unpaired_preference")
+    for objective in OBJECTIVES:
+        insert(bench, 10, objective=objective)
+    snapshot = choose(bench, seed=1)
+    kinds = Counter(example.objective for example in (*snapshot.train, *snapshot.holdout))
+    assert kinds == {**dict.fromkeys(OBJECTIVES, 10), "unpaired_preference": 24}  # of one source 64 in all
+    assert {example.objective for example in snapshot.train} == set(OBJECTIVES)
+    judging = [choose(bench, seed).holdout for seed in range(20)]
+    assert {example.objective for holdout in judging for example in holdout} == set(OBJECTIVES)
+
+
+def test_right_answers_alone_measure_retention_where_there_are_enough(bench: Bench) -> None:
     insert(bench, 6)
-    assert {e.objective for e in (*choose(bench).train, *choose(bench).holdout)} == {"supervised"}
+    compared = insert(bench, 6, state="held", objective="paired_preference")
+    right = insert(bench, 1, state="held")
+    assert [example.id for example in choose(bench).retained] == [*compared, *right]
+    right += insert(bench, 1, state="held")
+    assert [example.id for example in choose(bench).retained] == right
+
+
+def test_only_right_answers_fill_the_reserve(bench: Bench) -> None:
+    bench.experience = ExperienceSettings(reserve_share=1.0)
+    for number, value in enumerate((1, -1) * 4):
+        asked = bench.interaction(f"question {number}", f"answer {number}")
+        bench.feedback(asked, "rating", value=value)
+    assert set(bench.states().values()) == {"reserve", "fresh"}
+    found = bench.store.read("SELECT DISTINCT objective FROM examples WHERE state = 'reserve'")
+    assert found == [{"objective": "supervised"}]
+
+
+def say(bench: Bench, target: str, objective: Objective = "supervised", **columns: Any) -> int:
+    """An example of one and the same prompt."""
+    (number,) = insert(bench, objective=objective, cluster="one", messages=ONE_PROMPT, target=target, **columns)
+    return number
+
+
+ONE_PROMPT = '[{"role": "user", "content": "What is the port?"}]'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "contradicts"),
+    [
+        (("8000", "supervised"), ("9000", "supervised"), True),
+        (("8000", "supervised"), (" 8000", "supervised"), False),
+        (("8000", "supervised"), ("9000", "unpaired_preference"), False),
+        (("8000", "supervised"), ("8000", "unpaired_preference"), True),
+        (("8000", "unpaired_preference"), ("8000", "supervised"), True),
+        (("8000", "unpaired_preference"), ("9000", "unpaired_preference"), False),
+        (("8000", "supervised"), ("9000", "hindsight"), False),
+        (("8000", "supervised"), ("9000", "reward_weighted"), False),
+        (("8000", "supervised"), ("9000", "paired_preference", "8000"), False),
+        (("8000", "paired_preference", "9000"), ("9000", "paired_preference", "8000"), True),
+        (("8000", "paired_preference", "9000"), ("8000", "paired_preference", "7000"), False),
+    ],
+)
+def test_what_contradicts_what_was_said_before_is_named(
+    bench: Bench, old: tuple[Any, ...], new: tuple[Any, ...], contradicts: bool
+) -> None:
+    (first, second) = (
+        say(bench, *said[:2], rejected=said[2] if len(said) > 2 else None, source=source)
+        for said, source in ((old, "alice"), (new, "bob"))
+    )
+    insert(bench, 8)
+    assert choose(bench).contradicting == ((second,) if contradicts else ())
+    sql = "UPDATE examples SET vouched = 1 WHERE id = ?"
+    bench.store.write(lambda connection: connection.execute(sql, (second,)))
+    assert choose(bench).contradicting == ()
+    assert first < second
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_taking_back_what_was_learned_counts_as_contradicting(bench: Bench, learned: bool) -> None:
+    """Else whoever taught something could unlearn it in bulk, unseen by the gate: the older word is superseded."""
+    for number in range(12):
+        bench.correct(f"question {number}", f"answer {number}")
+    if learned:
+        bench.promote(bench.begin_update())
+    for number in range(12):
+        bench.correct(f"question {number}", f"nothing of that, {number}")
+        bench.correct(f"another question {number}", f"another answer {number}")
+    trained = len(bench.store.read("SELECT 1 FROM update_examples WHERE role = 'train'"))
+    assert len(choose(bench).contradicting) == trained
+    assert (trained > 0) is learned
 
 
 def test_too_few_judges_have_a_reason_of_their_own(bench: Bench) -> None:

@@ -34,7 +34,7 @@ facts AS (
     LEFT JOIN versions ON versions.id = ue.update_id
     GROUP BY ue.example_id
 )
-SELECT examples.id, CASE WHEN state IN ('reserve', 'quarantined', 'waiting', 'forgotten') THEN state
+SELECT examples.id, CASE WHEN state IN ('reserve', 'quarantined', 'forgotten') THEN state
     WHEN trained THEN 'trained' WHEN held THEN 'held' WHEN due THEN 'due'
     WHEN suspect AND NOT vouched THEN 'suspect' ELSE 'fresh' END AS state
 FROM examples LEFT JOIN facts ON facts.example_id = examples.id WHERE learner = :learner ORDER BY examples.id
@@ -79,7 +79,7 @@ class Histories(RuleBasedStateMachine):
         )
         self.versions = [0]
         insert(self.bench, 3, state="reserve")
-        insert(self.bench, 2, state="waiting", objective="hindsight")
+        insert(self.bench, 2, objective="hindsight")
 
     @rule(count=st.integers(4, 9))
     def teach(self, count: int) -> None:
@@ -174,8 +174,8 @@ def test_who_was_vouched_for_is_not_suspect_but_trains_again(bench: Bench) -> No
 def test_what_leaves_the_quarantine_gets_the_state_of_its_roles(bench: Bench) -> None:
     _, trained, judged = learned(bench)
     (fresh,) = insert(bench, state="quarantined")
-    (waiting,) = insert(bench, state="quarantined", objective="paired_preference")
-    for number, state in ((trained[0], "trained"), (judged[0], "held"), (fresh, "fresh"), (waiting, "waiting")):
+    (compared,) = insert(bench, state="quarantined", objective="paired_preference")
+    for number, state in ((trained[0], "trained"), (judged[0], "held"), (fresh, "fresh"), (compared, "fresh")):
         set_columns(bench, number, state="quarantined")
         assert release(bench, number) == state
 

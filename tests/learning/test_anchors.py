@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from selflearn.learning.anchors import anchor_prompts
+from selflearn.learning.anchors import anchor_prompts, measure_anchors
 from selflearn.learning.cache import is_kept
 from selflearn.learning.reference import reference_of
-from selflearn.learning.update import measure_anchors
 from selflearn.models.adapter import lora_layers
 from selflearn.models.base import load_base
 from selflearn.models.chat import encode_prompt

@@ -1,4 +1,4 @@
-"""The factored product-space penalty against dense computations on small matrices."""
+"""Each penalty against dense computations on small matrices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from selflearn.learning.penalties import Factors, LowRank, dense_penalty, factored_penalty, penalty
+from selflearn.learning.penalties import (
+    Dense,
+    Diagonal,
+    Factors,
+    LowRank,
+    dense_penalty,
+    diagonal_penalty,
+    factored_penalty,
+    layer_penalty,
+    overlap,
+    squared_distance,
+)
 
 D_IN, D_OUT, RANK, SCALE = 11, 7, 3, 2.0
 
@@ -33,40 +44,55 @@ def by_definition(current: LowRank, reference: LowRank | None, fisher: Tensor) -
     return (fisher * (delta(current) - star) ** 2).sum()
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [
-        None,
-        layer(50),
-        layer(60, rank=5),
-        layer(70, scale=0.5),
-    ],
-    ids=["base", "parent", "parent of another rank", "parent of another scale"],
-)
+REFERENCES = {
+    "base": None,
+    "parent": layer(50),
+    "parent of a higher rank": layer(60, rank=5),
+    "parent of a lower rank": layer(65, rank=1),
+    "parent of another scale": layer(70, scale=0.5),
+}
+referred = pytest.mark.parametrize("reference", REFERENCES.values(), ids=REFERENCES.keys())
+
+
+@referred
 def test_it_equals_the_dense_computation(reference: LowRank | None) -> None:
     current, importance = layer(1), factors()
     fisher = torch.outer(importance.output, importance.input)
     expected = by_definition(current, reference, fisher)
 
-    torch.testing.assert_close(factored_penalty(current, reference, importance), expected, rtol=1e-5, atol=0.0)
-    torch.testing.assert_close(dense_penalty(current, reference, fisher), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(factored_penalty(current, reference, importance), expected, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(dense_penalty(current, reference, fisher), expected, rtol=1e-9, atol=0.0)
+    of_ones = by_definition(current, reference, torch.ones_like(fisher))
+    torch.testing.assert_close(squared_distance(current, reference), of_ones, rtol=1e-9, atol=0.0)
 
 
-def test_its_gradients_equal_the_dense_ones() -> None:
-    importance, reference = factors(), layer(50)
+@referred
+def test_its_gradients_equal_the_dense_ones(reference: LowRank | None) -> None:
+    importance = factors()
     fisher = torch.outer(importance.output, importance.input)
+    costs = (
+        lambda current: 3.0 * factored_penalty(current, reference, importance),
+        lambda current: 3.0 * by_definition(current, reference, fisher),
+    )
     gradients = []
-    for compute in (
-        lambda current: factored_penalty(current, reference, importance),
-        lambda current: by_definition(current, reference, fisher),
-    ):
+    for cost in costs:
         current = LowRank(layer(1).a.requires_grad_(), layer(1).b.requires_grad_(), SCALE)
-        compute(current).backward()  # type: ignore[no-untyped-call]
-        assert current.a.grad is not None
-        assert current.b.grad is not None
-        gradients.append((current.a.grad, current.b.grad))
-    for factored, dense in zip(*gradients, strict=True):
-        torch.testing.assert_close(factored, dense, rtol=1e-5, atol=1e-9)
+        gradients.append(torch.autograd.grad(cost(current), (current.a, current.b)))
+    for in_closed_form, dense in zip(*gradients, strict=True):
+        torch.testing.assert_close(in_closed_form, dense, rtol=1e-9, atol=1e-12)
+
+
+def test_many_layers_at_once_are_the_same_as_one_by_one() -> None:
+    layers, references, importances = (
+        [make(n) for n in (1, 5, 9)] for make in (layer, lambda n: layer(n + 50), factors)
+    )
+    together = LowRank(*(torch.stack([getattr(one, side) for one in layers]) for side in ("a", "b")), SCALE)
+    before = LowRank(*(torch.stack([getattr(one, side) for one in references]) for side in ("a", "b")), SCALE)
+    fisher = Factors(*(torch.stack([getattr(one, side) for one in importances]) for side in ("output", "input")))
+
+    found = layer_penalty(together, before, fisher)
+    one_by_one = [layer_penalty(*rows) for rows in zip(layers, references, importances, strict=True)]
+    torch.testing.assert_close(found, torch.stack(one_by_one))
 
 
 def test_it_does_not_depend_on_how_the_product_is_split() -> None:
@@ -95,11 +121,47 @@ def test_it_is_exactly_zero_at_the_reference_and_positive_off_it_in_fp32() -> No
     assert float(factored_penalty(fresh, None, importance)) == 0.0
 
 
-def test_the_sum_covers_every_trained_layer() -> None:
-    current = {"one": layer(1), "two": layer(3)}
-    importance = {"one": factors(100), "two": factors(200)}
-    expected = 0.5 * 0.3 * sum(factored_penalty(current[name], None, importance[name]) for name in current)
+def test_the_diagonal_one_is_kirkpatricks_on_a_and_b() -> None:
+    current, reference = layer(1), layer(50)
+    fisher = Diagonal(draw(RANK, D_IN, seed=7).square(), draw(D_OUT, RANK, seed=8).square())
+    expected = 0.0
+    for name in ("a", "b"):  # as Avalanche's EWC plugin sums it, parameter by parameter
+        expected += float((getattr(fisher, name) * (getattr(current, name) - getattr(reference, name)).pow(2)).sum())
 
-    torch.testing.assert_close(penalty(current, {}, importance, 0.3), expected)
-    with pytest.raises(KeyError, match="two"):
-        penalty(current, {}, {"one": factors()}, 0.3)
+    assert float(diagonal_penalty(current, reference, fisher)) == pytest.approx(expected)
+    assert float(diagonal_penalty(current, current, fisher)) == 0.0
+
+
+@pytest.mark.parametrize("reference", [None, layer(60, rank=5)], ids=["none", "another rank"])
+def test_the_diagonal_one_refuses_a_reference_that_says_nothing_of_a_and_b(reference: LowRank | None) -> None:
+    with pytest.raises(ValueError, match="expected three of one shape"):
+        diagonal_penalty(layer(1), reference, Diagonal(layer(1).a, layer(1).b))
+
+
+def test_a_bias_counts_as_the_weight_of_a_constant_input() -> None:
+    factored, bias, before = factors(), draw(D_OUT, seed=5), draw(D_OUT, seed=6)
+    known = Factors(factored.output, factored.input, torch.tensor(0.7, dtype=torch.float64))
+    current = LowRank(layer(1).a, layer(1).b, SCALE, bias)
+    reference = LowRank(layer(50).a, layer(50).b, 0.5, before)
+    moved = SCALE * bias - 0.5 * before
+    without = LowRank(current.a, current.b, SCALE)
+
+    cost = layer_penalty(current, reference, known) - layer_penalty(without, reference, known)
+    torch.testing.assert_close(cost, (0.7 * known.output * moved.square()).sum())
+    distance = squared_distance(current, reference) - squared_distance(without, reference)
+    torch.testing.assert_close(distance, moved.square().sum())
+    dense = Dense(torch.outer(known.output, known.input), 0.7 * known.output)
+    torch.testing.assert_close(layer_penalty(current, reference, dense), layer_penalty(current, reference, known))
+    with pytest.raises(ValueError, match="whose importance is unknown"):
+        layer_penalty(current, reference, factored)
+
+
+def test_overlap_is_zero_for_orthogonal_rows_alone() -> None:
+    rows = torch.linalg.qr(draw(D_IN, 5, seed=3)).Q.T
+
+    assert float(overlap(rows, 3)) == pytest.approx(0.0, abs=1e-20)
+    leaning = rows.clone()
+    leaning[4] += 0.5 * rows[0] - 2.0 * rows[1]
+    assert float(overlap(leaning, 3)) == pytest.approx(0.5**2 + 2.0**2)
+    leaning[3] += leaning[4]  # new rows may lean on each other
+    assert float(overlap(leaning[[3, 4]], 0)) == 0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from selflearn.config import LearningSettings
-from selflearn.judging.measures import losses, weight_drift
-from selflearn.learning.anchors import Anchors
+from selflearn.judging.measures import weight_drift
+from selflearn.learning.anchors import Anchors, measure_anchors
 from selflearn.learning.importance import Importance
+from selflearn.learning.lessons import Lesson, measured_losses
 from selflearn.learning.reference import reference_of
-from selflearn.learning.schedule import warmup_cosine
-from selflearn.learning.trainer import Material, Trained, frozen_copy, low_rank, train
-from selflearn.learning.update import measure_anchors
+from selflearn.learning.regularisers import frozen_copy, low_rank
+from selflearn.learning.trainer import Hooks, Material, StepRecord, Trained, train
 from selflearn.models.adapter import adapter_state, attach_new, base_weight, factors, lora_layers, scale
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import encode_example
@@ -45,14 +45,18 @@ def base(loaded: LoadedBase) -> LoadedBase:
     return LoadedBase(loaded.name, loaded.path, loaded.sha256, view, loaded.tokenizer, loaded.device)
 
 
-def sequence(base: LoadedBase, question: str, answer: str) -> TokenSequence:
+def lesson(base: LoadedBase, question: str, answer: str) -> Lesson:
     ids, prompt_length = encode_example(base.tokenizer, [{"role": "user", "content": question}], answer)
-    return TokenSequence(tuple(ids), prompt_length)
+    return Lesson("supervised", TokenSequence(tuple(ids), prompt_length))
+
+
+def losses(base: LoadedBase, lessons: Sequence[Lesson]) -> list[float]:
+    return measured_losses(base.model, lessons, SETTINGS, base.device)
 
 
 def material(base: LoadedBase, reference: tuple[Anchors, Importance]) -> Material:
     anchors, importance = reference
-    rows = [sequence(base, f"question number {n}", f"the answer is {n % 3}") for n in range(20)]
+    rows = [lesson(base, f"question number {n}", f"the answer is {n % 3}") for n in range(20)]
     return Material(rows[:12], [], rows[12:], anchors.train, {}, importance)
 
 
@@ -70,9 +74,9 @@ def test_it_lowers_the_loss_of_examples_that_it_never_saw(
     base: LoadedBase, reference: tuple[Anchors, Importance]
 ) -> None:
     held = material(base, reference).holdout
-    before = losses(base.model, held, base.device)
+    before = losses(base, held)
     result = trained(base, reference)
-    after = losses(base.model, held, base.device)
+    after = losses(base, held)
 
     assert sum(after) < 0.8 * sum(before)
     assert result.stopped == "finished"
@@ -130,13 +134,14 @@ def test_kl_holds_the_answers_to_anchors_that_it_never_trained_on(
 
 def test_replay_takes_its_share_of_each_batch(base: LoadedBase, reference: tuple[Anchors, Importance]) -> None:
     plain = material(base, reference)
-    long = sequence(base, "replayed " * 30, "old")
+    long = lesson(base, "replayed " * 30, "old")
     mixed = Material(plain.train, [long], plain.holdout, plain.anchors, {}, plain.importance)
-    without = train(base.model, plain, SETTINGS.model_copy(update={"passes": 1}), seed=0)
-    with_replay = train(base.model, mixed, SETTINGS.model_copy(update={"passes": 1, "replay_share": 0.25}), seed=0)
+    settings = SETTINGS.model_copy(update={"passes": 1, "anchor_batch": 0, "replay_share": 0.25})
+    without = train(base.model, plain, settings, seed=0)
+    with_replay = train(base.model, mixed, settings, seed=0)
 
     more = [b.tokens - a.tokens for a, b in zip(without.records, with_replay.records, strict=True)]
-    assert all(abs(extra - len(long.ids)) < 10 for extra in more)
+    assert all(abs(extra - len(long.sequence.ids)) < 10 for extra in more)
 
 
 def test_it_starts_at_its_reference_without_penalty(base: LoadedBase, reference: tuple[Anchors, Importance]) -> None:
@@ -152,7 +157,7 @@ def test_it_starts_at_its_reference_without_penalty(base: LoadedBase, reference:
 
 def test_it_stops_early_and_goes_back_to_the_best_look(base: LoadedBase, reference: tuple[Anchors, Importance]) -> None:
     plain = material(base, reference)
-    contradicting = [sequence(base, f"question number {n}", "something else entirely") for n in range(12)]
+    contradicting = [lesson(base, f"question number {n}", "something else entirely") for n in range(12)]
     rows = Material(contradicting, [], plain.holdout, plain.anchors, {}, plain.importance)
     result = train(base.model, rows, SETTINGS.model_copy(update={"passes": 40, "patience": 2}), seed=0)
 
@@ -160,7 +165,7 @@ def test_it_stops_early_and_goes_back_to_the_best_look(base: LoadedBase, referen
     assert result.steps < 40 * 3
     best = min(result.looks, key=lambda look: look.objective)
     assert result.best_step == best.step
-    held = losses(base.model, plain.holdout, base.device)
+    held = losses(base, plain.holdout)
     assert sum(held) / len(held) == pytest.approx(best.holdout_loss, rel=1e-4)
 
 
@@ -173,10 +178,36 @@ def test_it_stops_at_once_when_numbers_break(base: LoadedBase, reference: tuple[
     assert not math.isfinite(result.records[-1].loss + result.records[-1].gradient_norm)
 
 
-def test_the_rate_rises_then_falls_to_a_tenth() -> None:
-    rates = [warmup_cosine(step, 100, 0.1) for step in range(100)]
+def test_what_is_computed_at_once_does_not_change_the_step(
+    loaded: LoadedBase, reference: tuple[Anchors, Importance]
+) -> None:
+    results = []
+    for batch_tokens in (100_000, 64):
+        view = view_of(loaded.model)
+        attach_new(view, rank=4, alpha=8.0, seed=0)
+        one = LoadedBase(loaded.name, loaded.path, loaded.sha256, view, loaded.tokenizer, loaded.device)
+        results.append(trained(one, reference, passes=1, batch_tokens=batch_tokens))
+    for whole, apart in zip(results[0].records, results[1].records, strict=True):
+        assert apart.loss == pytest.approx(whole.loss, rel=1e-4)
+        assert apart.kl == pytest.approx(whole.kl, rel=1e-3, abs=1e-6)
+        assert apart.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-3)
 
-    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
-    assert max(rates) == 1.0
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+def test_the_rate_factor_scales_every_rate(base: LoadedBase, reference: tuple[Anchors, Importance]) -> None:
+    rows, settings = material(base, reference), SETTINGS.model_copy(update={"passes": 1})
+    whole = train(base.model, rows, settings, seed=0).records
+    half = train(base.model, rows, settings, seed=0, rate_factor=0.5).records
+
+    assert [record.learning_rate for record in half] == [0.5 * record.learning_rate for record in whole]
+
+
+def test_hooks_are_called_around_each_step(base: LoadedBase, reference: tuple[Anchors, Importance]) -> None:
+    told: list[object] = []
+
+    def on_step(record: StepRecord) -> None:
+        told.append(record.step)
+
+    hooks = Hooks(before_step=lambda step: told.append(f"before {step}"), on_step=on_step)
+    train(base.model, material(base, reference), SETTINGS.model_copy(update={"passes": 1}), seed=0, hooks=hooks)
+
+    assert told == ["before 0", 1, "before 1", 2, "before 2", 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from safetensors.torch import load_file
 
 from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.errors import WorkerFailed
+from selflearn.experience.signals import Objective
 from selflearn.judging import Limits, Measurements, decide
 from selflearn.learning.job import Job, JobExample, Role, read_job, write_job
 from selflearn.learning.process import Cancelled, Worker
+from selflearn.learning.worker import noted_nondeterminism
 from selflearn.models.adapter import attach_saved, probe_logits
 from selflearn.models.base import load_base
 from selflearn.models.chat import probe_ids
 
+PAUSE_SECONDS = 0.5
 LEARNING = LearningSettings(rank=4, passes=6, batch_size=4, threads=1, learning_rate=1e-2, fisher_sequences=8)
 
 
@@ -47,10 +51,27 @@ def job_for(tiny_model: Path, cache: Path, **changed: Any) -> Job:
     return dataclasses.replace(job, **changed)
 
 
-def carry_out(job: Job, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def carry_out(job: Job, folder: Path, pauses: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The report and the progress of a job's worker, which is told to pause so many times, half a second each."""
     write_job(job, folder)
+    worker = Worker(folder)
     lines: list[dict[str, Any]] = []
-    report = Worker(folder).wait(120.0, lines.append)
+    paused_at: list[float] = []
+
+    def saw(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if line["phase"] == "paused":
+            paused_at.append(time.monotonic())
+
+    def look() -> None:
+        if paused_at and time.monotonic() - paused_at[-1] > PAUSE_SECONDS:
+            worker.resume()
+            if len(paused_at) < pauses:
+                worker.pause()
+
+    if pauses:
+        worker.pause()
+    report = worker.wait(120.0, saw, on_look=look)
     assert not isinstance(report, Cancelled)
     return report, lines
 
@@ -69,6 +90,7 @@ def first(tiny_model: Path, cache: Path, tmp_path_factory: pytest.TempPathFactor
     assert phases[0] == "loading"
     assert {"training", "measuring", "importance"} <= set(phases)
     assert [line["step"] for line in lines if "learning_rate" in line] == list(range(1, 19))
+    assert sum(report["seconds_by_phase"].values()) == pytest.approx(report["seconds"], abs=0.5)
     return folder, report
 
 
@@ -106,13 +128,62 @@ def test_the_candidate_is_what_the_report_measured(first: tuple[Path, dict[str, 
     torch.testing.assert_close(probe_logits(base.model, probe_ids(base.tokenizer)), recorded)
 
 
-def test_the_same_job_gives_the_same_bytes(
+def test_the_same_job_gives_the_same_bytes_however_often_it_is_paused(
     first: tuple[Path, dict[str, Any]], tiny_model: Path, cache: Path, tmp_path: Path
 ) -> None:
-    carry_out(job_for(tiny_model, cache), tmp_path)
+    report, lines = carry_out(job_for(tiny_model, cache), tmp_path, pauses=2)
 
+    assert_same_bytes(tmp_path, first[0])
+    waited = [after["at"] - line["at"] for line, after in itertools.pairwise(lines) if line["phase"] == "paused"]
+    assert len(waited) == 2
+    assert min(waited) > PAUSE_SECONDS / 2
+    assert report["seconds_by_phase"]["paused"] == pytest.approx(sum(waited), abs=0.1)
+
+
+def test_so_does_a_mixture_of_objectives_on_two_threads(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    job = mixed_job(tiny_model, cache)
+    for name in ("once", "twice"):
+        report, _ = carry_out(job, tmp_path / name)
+        assert report["threads"] == report["made_with"]["threads"] == 2
+        assert report["made_with"]["not_deterministic"] == []
+    assert_same_bytes(tmp_path / "once", tmp_path / "twice")
+
+
+def mixed_job(tiny_model: Path, cache: Path) -> Job:
+    """One update of every objective, with all that pulls besides."""
+    examples: list[JobExample] = []
+    for number in range(16):
+        plain = example(number, "train")
+        objectives: tuple[Objective, ...] = (
+            "supervised",
+            "paired_preference",
+            "unpaired_preference",
+            "reward_weighted",
+        )
+        rejected = "something else" if number % 4 == 1 else None
+        value = (1.0, 1.0, -1.0, 0.5)[number % 4]
+        examples.append(dataclasses.replace(plain, objective=objectives[number % 4], rejected=rejected, value=value))
+    examples += [example(number, "replay") for number in range(30, 36)]
+    examples += [example(number, "holdout") for number in range(20, 28)]
+    learning = LEARNING.model_copy(
+        update={"threads": 2, "passes": 2, "replay_kl_weight": 0.5, "rejected_objective": "paired_preference"}
+    )
+    return job_for(tiny_model, cache, examples=tuple(examples), learning=learning)
+
+
+def assert_same_bytes(folder: Path, other: Path) -> None:
     for name in ("adapter_model.safetensors", "importance.safetensors", "probe.safetensors", "adapter_config.json"):
-        assert (tmp_path / "candidate" / name).read_bytes() == (first[0] / "candidate" / name).read_bytes(), name
+        assert (folder / "candidate" / name).read_bytes() == (other / "candidate" / name).read_bytes(), name
+
+
+def test_what_torch_cannot_repeat_is_noted() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with pytest.warns(UserWarning, match="deterministic"), noted_nondeterminism() as noted:
+            torch.zeros(4).put_(torch.tensor([0, 1]), torch.ones(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert noted == {"put_"}
 
 
 def test_an_update_continues_its_parent(
@@ -160,34 +231,6 @@ def test_a_worker_that_cannot_work_says_why(tiny_model: Path, cache: Path, tmp_p
     job = job_for(tiny_model, cache, model_directory=str(tmp_path / "nowhere"))
     with pytest.raises(WorkerFailed, match="nowhere"):
         carry_out(job, tmp_path / "job")
-
-
-def test_a_killed_worker_is_noticed(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
-    write_job(job_for(tiny_model, cache), tmp_path)
-    worker = Worker(tmp_path)
-    worker._process.kill()
-
-    with pytest.raises(WorkerFailed, match="left no report"):
-        worker.wait(60.0, lambda line: None)
-    assert not worker.is_alive()
-
-
-def test_it_ends_when_cancelled(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
-    write_job(job_for(tiny_model, cache), tmp_path)
-    worker = Worker(tmp_path)
-    worker.cancel()
-
-    assert isinstance(worker.wait(60.0, lambda line: None), Cancelled)
-    assert not worker.is_alive()
-
-
-def test_it_is_killed_when_it_takes_too_long(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
-    write_job(job_for(tiny_model, cache), tmp_path)
-    worker = Worker(tmp_path)
-
-    with pytest.raises(WorkerFailed, match="ran longer than 0 s"):
-        worker.wait(0.4, lambda line: None)
-    assert not worker.is_alive()
 
 
 def test_an_orphan_ends_by_itself(tiny_model: Path, cache: Path, tmp_path: Path) -> None:

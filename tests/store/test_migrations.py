@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import operator
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
+from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.errors import StateError
+from selflearn.experience import choose_roles, counts, funnel, new_examples
 from selflearn.store import Store, database_path
 from selflearn.store.migrations import MIGRATIONS
 
@@ -151,3 +154,80 @@ def test_a_database_with_broken_references_is_left_as_it_was(second_release: Pat
         Store.open(second_release)
     with contextlib.closing(sqlite3.connect(second_release)) as connection:
         assert list(connection.iterdump()) == before
+
+
+#: Columns of step 3's examples that these tests set; the others have the same value everywhere.
+THIRD_EXAMPLE = (
+    "INSERT INTO examples"
+    " (id, learner, conversation, kind, objective, messages, target, digest, cluster, state, source, created_at)"
+    " VALUES (?, ?, 'talk', 'rating', ?, '[]', 't', ?, ?, ?, 'local', 1.0)"
+)
+WAITING = (
+    (1, "default", "supervised", "d1", "c1", "trained"),
+    (2, "default", "supervised", "d2", "c2", "fresh"),
+    (3, "default", "unpaired_preference", "d3", "c3", "waiting"),
+    (4, "default", "paired_preference", "d4", "c4", "waiting"),
+    (5, "default", "hindsight", "d5", "c5", "quarantined"),
+    (6, "default", "supervised", "d6", "c6", "fresh"),
+    (7, "other", "supervised", "d7", "c7", "fresh"),
+)
+
+
+@pytest.fixture
+def third_release(tmp_path: Path) -> Path:
+    """A database with the schema of step 3: examples that wait, a promoted update and a refused one after it."""
+    path = database_path(tmp_path / "state")
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        MIGRATIONS.apply(Database(connection), stop_before="m004_every_objective")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executemany(THIRD_EXAMPLE, WAITING)
+        update = (
+            "INSERT INTO updates (id, learner, parent, trigger, state, seed, config, snapshot_digest, started_at,"
+            " newest_example) VALUES (?, ?, ?, 'test', ?, 0, '{}', 'd', 5.0, ?)"
+        )
+        connection.executemany(
+            update,
+            [(1, "default", 0, "promoted", 2), (2, "default", 1, "refused", 6), (3, "other", 0, "refused", 7)],
+        )
+        connection.execute("INSERT INTO versions VALUES (1, 'default', 0, 'm', 'a', 16.0)")
+        connection.execute("INSERT INTO update_examples VALUES (1, 1, 'train', 'd1')")
+        rollout = "INSERT INTO rollouts (learner, version, action, actor, reason, created_at) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.execute(rollout, ("default", 1, "promote", "gate", "passed", 6.0))
+    return path
+
+
+def test_what_waited_for_its_objective_is_fresh(third_release: Path) -> None:
+    with Store.open(third_release) as store:
+        assert read(store, "id, state", "examples") == [
+            (number, "fresh" if state == "waiting" else state) for number, *_, state in WAITING
+        ]
+        assert read(store, "subject, label, number", "tallies WHERE learner = 'default' AND number != 0") == [
+            ("examples", "fresh", 4),
+            ("examples", "quarantined", 1),
+            ("examples", "trained", 1),
+            ("quarantine", "unknown", 1),
+        ]
+        store.write(lambda connection: connection.execute("UPDATE examples SET state = 'suspect' WHERE id = 3"))
+        assert counts(store, "default")["examples"] == {"fresh": 3, "quarantined": 1, "suspect": 1, "trained": 1}
+
+
+def test_what_waited_asks_for_an_update_and_may_train_and_judge(third_release: Path) -> None:
+    with Store.open(third_release) as store:
+        assert new_examples(store, "default")[0] == 3  # those that waited, and what came after the first of them
+        assert new_examples(store, "other")[0] == 0  # nothing of it waited: its refused update has seen all
+        chosen = choose_roles(
+            store.connection(),
+            "default",
+            lineage=(1,),
+            judging=JudgingSettings(min_holdout=2),
+            learning=LearningSettings(),
+            seed=0,
+        )
+        assert {example.id for example in (*chosen.train, *chosen.holdout)} == {2, 3, 4, 6}
+        assert [example.id for example in chosen.replay] == [1]
+
+
+def test_the_state_waiting_is_in_no_answer(third_release: Path) -> None:
+    with Store.open(third_release) as store:
+        assert "waiting" not in json.dumps([counts(store, "default"), funnel(store, "default")])

@@ -19,6 +19,7 @@ from typing import Final
 from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.experience.examples import Example, load_examples
 from selflearn.experience.roles.lines import served_version
+from selflearn.experience.signals import OBJECTIVES
 from selflearn.store import Store, rows
 
 #: Sources that one update hears; of more, the seed chooses others each time.
@@ -34,8 +35,8 @@ _SOURCES: Final = (
     " SELECT source FROM listed WHERE source IS NOT NULL LIMIT :limit"
 )
 _OF_SOURCE: Final = (
-    "SELECT id FROM examples INDEXED BY examples_by_source"
-    " WHERE learner = ? AND state = ? AND source = ? ORDER BY id LIMIT ?"
+    "SELECT id FROM examples INDEXED BY examples_new"
+    " WHERE learner = ? AND state = '{state}' AND source = ? AND objective = ? ORDER BY id LIMIT ?"
 )
 _LAST: Final = (
     "SELECT id, newest_example FROM updates WHERE learner = ? AND state NOT IN ('cancelled', 'interrupted')"
@@ -62,7 +63,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class _Offered:
-    """Ids of one source's examples, oldest first."""
+    """Ids of one source's examples: each objective's oldest first, the objectives in turn."""
 
     due: list[int]
     fresh: list[int]
@@ -93,7 +94,8 @@ def choose_candidates(
 ) -> Candidates:
     """The new examples that an update uses, each source's oldest first and the sources in turn; changes nothing.
 
-    At most ``max_train_examples`` and those that must judge besides.
+    Within a source its objectives take turns as well: a rating is a click, and a thousand of them must not keep a
+    correction waiting. At most ``max_train_examples`` and those that must judge besides.
     """
     limit = learning.max_train_examples + judging.min_holdout
     most = max(learning.min_source_examples, math.floor(learning.max_source_share * limit))
@@ -139,7 +141,9 @@ def _offered(connection: sqlite3.Connection, learner: str, most: int, seed: int)
     chosen = Random(seed).sample(names, min(MAX_SOURCES, len(names)))
 
     def ids(state: str, source: str) -> list[int]:
-        return [int(row[0]) for row in connection.execute(_OF_SOURCE, (learner, state, source, most + 1))]
+        sql = _OF_SOURCE.format(state=state)  # in words: else SQLite would not know that the index has it
+        asked = [(learner, source, objective, most + 1) for objective in OBJECTIVES]
+        return _in_turn([[int(row[0]) for row in connection.execute(sql, given)] for given in asked])[: most + 1]
 
     return [_Offered(ids("due", source), ids("fresh", source)) for source in chosen]
 

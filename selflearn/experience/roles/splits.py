@@ -20,6 +20,7 @@ from selflearn.errors import NotEnoughExamples
 from selflearn.experience.examples import Example, load_examples
 from selflearn.experience.roles.candidates import Candidates, choose_candidates
 from selflearn.experience.roles.sampling import sample_replay
+from selflearn.experience.trust.quarantine import DOWN_RATED, SUPERSEDED
 
 ROLES: Final = ("train", "replay", "holdout", "retained")
 
@@ -48,11 +49,37 @@ _TRAINED: Final[dict[_Bond, str]] = {
 }
 
 
+def _same(one: str, other: str) -> str:
+    return f"lower(trim({one})) = lower(trim({other}))"
+
+
+#: What contradicts what, by the objectives of the two (see ``trust.contradictions``). Here any other right answer
+#: counts, whoever wrote or up-rated it: what is limited is a share of all new examples.
+_OPPOSED: Final = (
+    "CASE WHEN old.objective = 'supervised' AND new.objective = 'supervised'"
+    f" THEN NOT {_same('old.target', 'new.target')}"
+    " WHEN old.objective = 'paired_preference' AND new.objective = 'paired_preference'"
+    f" THEN {_same('old.target', 'new.rejected')} AND {_same('old.rejected', 'new.target')}"
+    " WHEN (old.objective, new.objective) IN"
+    "  (VALUES ('supervised', 'unpaired_preference'), ('unpaired_preference', 'supervised'))"
+    f" THEN {_same('old.target', 'new.target')} ELSE 0 END"
+)
+_CONTRADICTING: Final = (
+    "SELECT new.id FROM examples AS new WHERE new.id IN (SELECT value FROM json_each(:ids)) AND NOT new.vouched"
+    " AND EXISTS (SELECT 1 FROM examples AS old WHERE old.learner = :learner AND old.cluster = new.cluster"
+    "  AND old.id < new.id AND old.messages = new.messages"
+    f" AND {_OPPOSED}"
+    "  AND (old.state NOT IN ('suspect', 'quarantined', 'forgotten') OR old.state = 'quarantined'"
+    f"  AND old.reason IN ('{SUPERSEDED}', '{DOWN_RATED}') AND EXISTS ({_LEARNED.replace('found.', 'old.')})))"
+    " ORDER BY new.id"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The examples of one update by role, and the SHA-256 (hex) of their ids, digests and roles.
 
-    ``contradicting`` are the ids of those in ``train`` and ``holdout`` that answer a known question differently.
+    ``contradicting`` are the ids of those in ``train`` and ``holdout`` that contradict what was said before.
     """
 
     train: tuple[Example, ...]
@@ -98,9 +125,9 @@ def choose_roles(
     # What is taught anew is not replayed: where the answers differ, the later one is the right one.
     replay = sample_replay(connection, learner, excluded=_clusters(new), limit=learning.max_replay_examples, seed=seed)
     learned = _clusters(train) | _clusters(replay)
-    retained = _choose_retained(connection, learner, lineage, learned, judging.max_retained)
+    retained = _choose_retained(connection, learner, lineage, learned, judging)
     snapshot = _snapshot(train, replay, holdout, retained)
-    return replace(snapshot, contradicting=_contradicting(connection, learner, [example.id for example in new]))
+    return replace(snapshot, contradicting=_contradicting(connection, learner, lineage, new))
 
 
 def record_roles(connection: sqlite3.Connection, update_id: int, snapshot: Snapshot) -> None:
@@ -203,28 +230,39 @@ def _kept_to_train(candidates: Candidates) -> int:
 
 
 def _choose_retained(
-    connection: sqlite3.Connection, learner: str, lineage: tuple[int, ...], learned: set[str], limit: int
+    connection: sqlite3.Connection,
+    learner: str,
+    lineage: tuple[int, ...],
+    learned: set[str],
+    judging: JudgingSettings,
 ) -> list[Example]:
-    """What measures retention: the served version's holdout, then the reserve in a fixed order, up to the limit."""
+    """What measures retention: the served version's holdout, then the reserve in a fixed order, up to the limit.
+
+    Right answers alone (supervised), where there are enough of them: their losses are nats per token, which the limit
+    is in, and the others' are bounded, so that among many of them a rise would not show. Who teaches by ratings or
+    preferences alone is judged by what there is.
+    """
     found: list[Example] = []
     for state in ("held", "reserve"):
         # Sorted here: for an order by cluster, SQLite would walk all examples in it.
         likely = load_examples(connection, "examples.learner = ? AND examples.state = ?", (learner, state))
         found += sorted(likely, key=lambda example: (example.cluster, example.id))
     used = learned | _trained(connection, learner, lineage, "cluster", found)
-    return [example for example in found if example.cluster not in used][:limit]
+    unused = [example for example in found if example.cluster not in used]
+    right = [example for example in unused if example.objective == "supervised"]
+    return (right if len(right) >= judging.min_holdout else unused)[: judging.max_retained]
 
 
-def _contradicting(connection: sqlite3.Connection, learner: str, ids: list[int]) -> tuple[int, ...]:
-    """Those of ``ids`` whose whole prompt got another answer before, from an example that still counts."""
-    found = connection.execute(
-        "SELECT new.id FROM examples AS new WHERE new.id IN (SELECT value FROM json_each(:ids)) AND EXISTS ("
-        " SELECT 1 FROM examples AS old WHERE old.learner = :learner AND old.cluster = new.cluster AND old.id < new.id"
-        " AND old.messages = new.messages AND lower(trim(old.target)) != lower(trim(new.target))"
-        " AND old.state NOT IN ('suspect', 'quarantined', 'waiting', 'forgotten')) ORDER BY new.id",
-        {"ids": json.dumps(ids), "learner": learner},
-    )
-    return tuple(int(row[0]) for row in found)
+def _contradicting(
+    connection: sqlite3.Connection, learner: str, lineage: tuple[int, ...], new: Iterable[Example]
+) -> tuple[int, ...]:
+    """Those of ``new`` that say otherwise of a whole prompt than an earlier example that counts, or that was learned.
+
+    What somebody takes back is superseded at once; where the line has learned it, it still counts here. What operators
+    vouch for contradicts nothing: they decided.
+    """
+    given = {"ids": json.dumps([example.id for example in new]), "learner": learner, "line": json.dumps(lineage)}
+    return tuple(int(row[0]) for row in connection.execute(_CONTRADICTING, given))
 
 
 def _trained(
@@ -264,7 +302,7 @@ def _too_few_judges(candidates: Candidates, judging: JudgingSettings, found: int
     return _not_enough(candidates, judging, "too_few_judges", problem, _MORE)
 
 
-_MORE: Final = "Send more corrections, or lower judging.min_holdout."
+_MORE: Final = "Send more feedback, or lower judging.min_holdout."
 
 
 def _not_enough(

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from selflearn.errors import NotFound
 from selflearn.experience.roles.lines import line_of, served_version
-from selflearn.experience.signals import TRAINABLE
 from selflearn.store import rows
 
 if TYPE_CHECKING:
     from selflearn.experience.examples import ExampleState
 
 #: States that no change of what is served touches.
-KEPT: Final = ("reserve", "quarantined", "waiting", "forgotten")
+KEPT: Final = ("reserve", "quarantined", "forgotten")
 
 
 def _has_role(role: str, condition: str) -> str:
@@ -32,8 +31,7 @@ def _has_role(role: str, condition: str) -> str:
 _IN_LINE: Final = "ue.update_id IN (SELECT value FROM json_each(:line))"
 #: The state of a row of ``examples``, whatever it says now. What only ever measured retention is of the reserve.
 _DERIVED: Final = (
-    "CASE WHEN examples.objective NOT IN (SELECT value FROM json_each(:trainable)) THEN 'waiting'"
-    f" WHEN {_has_role('train', _IN_LINE)} THEN 'trained'"
+    f"CASE WHEN {_has_role('train', _IN_LINE)} THEN 'trained'"
     f" WHEN {_has_role('holdout', 'ue.update_id = :served')} THEN 'held'"
     f" WHEN {_has_role('holdout', _IN_LINE)} THEN 'due'"
     " WHEN NOT examples.vouched AND "
@@ -51,7 +49,7 @@ def derive_states(
 
     Trained in the line: ``trained``. Else judged the served version: ``held``; judged an earlier one of the line:
     ``due``. Else trained a promoted version that is not in the line: ``suspect``, unless an operator vouched for it.
-    Else ``fresh``. The reserve, the quarantine, and what waits or is forgotten keep their state.
+    Else ``fresh``. The reserve, the quarantine and what was forgotten keep their state.
     """
     changed = set(lineage) ^ set(before) | {*lineage[:1], *before[:1]}
     connection.execute(
@@ -88,8 +86,4 @@ def state_of(connection: sqlite3.Connection, learner: str, example_id: int) -> E
 
 def _given(lineage: tuple[int, ...]) -> dict[str, Any]:
     """The parameters of the derived state."""
-    return {
-        "line": json.dumps(lineage),
-        "served": lineage[0] if lineage else 0,
-        "trainable": json.dumps(sorted(TRAINABLE)),
-    }
+    return {"line": json.dumps(lineage), "served": lineage[0] if lineage else 0}

@@ -1,7 +1,13 @@
-"""Contradictions: two people who give different answers to the same question. An operator says who is right.
+"""Contradictions: words about the same whole prompt that cannot both be right. An operator says whose are.
 
-Only answers that somebody wrote can contradict each other (corrections and demonstrations, to the same whole prompt):
-two good answers may well differ, so ratings never do. What people change their own mind about is no contradiction.
+- *Written* answers (corrections and demonstrations) contradict each other if they say something else. Two good answers
+  may well differ, so that two up-rated ones never do, nor an up-rated and a written one.
+- An answer that is right (written or up-rated) contradicts the same answer *rated down*.
+- *Preferences* contradict each other if one has chosen what the other rejected, and the other way around.
+
+Rewards are on scales of their own and comments are no verdict: they contradict nothing. What people change their own
+mind about is no contradiction: the newer word counts. Words about one and the same answer are the matter of
+:mod:`selflearn.experience.trust.precedence`.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from selflearn.experience.curation.problems import Problem
+from selflearn.experience.signals import Objective
 from selflearn.experience.texts import digest_of, normalise
 from selflearn.experience.trust.quarantine import CONTRADICTION, SUPERSEDED, UNTRAINED, quarantine
 from selflearn.store import rows
@@ -20,6 +27,8 @@ from selflearn.store import rows
 if TYPE_CHECKING:
     from selflearn.experience.examples import Offer
 
+#: What says that an answer is right, wrong, or better than another one.
+_VERDICTS: Final[frozenset[Objective]] = frozenset({"supervised", "unpaired_preference", "paired_preference"})
 #: Kinds of examples whose target somebody wrote as the right answer.
 WRITTEN: Final = ("correction", "demonstration")
 #: With so many contradictions open, a source takes nobody else's examples into quarantine by another one: a hostile
@@ -44,7 +53,7 @@ _NEGATIONS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """An example that answers the same whole prompt differently."""
+    """An example that says otherwise of the same whole prompt."""
 
     id: int
     source: str
@@ -61,49 +70,53 @@ class Rival:
 def hold(connection: sqlite3.Connection, learner: str, source: str, cluster: str, offer: Offer) -> Problem | None:
     """Why an offer must wait for the operator; None if nothing contradicts it.
 
-    From the same source the newer word wins: what it said before and nothing has learned from is superseded, and
-    nothing is held. Against another source's word both are held, unless the older one has trained or is vouched for.
+    From the same source the newer word wins: what it said before is superseded, and nothing is held. (What a version
+    has learned of that it knows, but it is not replayed against the newer word.) Against another source's word both are
+    held, unless the older one has trained or is vouched for.
     """
-    rivals = rivals_of(connection, learner, cluster, offer.kind, offer.messages, offer.target)
+    rivals = rivals_of(connection, learner, cluster, offer)
     own = [rival for rival in rivals if rival.source == source and not rival.vouched]
     others = [rival for rival in rivals if rival not in own]
-    supersede(connection, (rival for rival in own if rival.is_open), f"{source} gave a newer answer")
+    supersede(connection, own, f"{source} gave a newer answer")
     if not others:
         return None
     if _open_contradictions(connection, learner, source) < MAX_OPEN:
-        told = f"{source} answers the same question differently; release the right one"
+        told = f"{source} contradicts it; release the right one"
         quarantine(connection, [rival.id for rival in others if rival.is_open], CONTRADICTION, told)
     newest = others[0]
-    return Problem(
-        CONTRADICTION,
-        f"example {newest.id} of {newest.source} answers the same question differently; release the right one",
-    )
+    return Problem(CONTRADICTION, f"example {newest.id} of {newest.source} contradicts it; release the right one")
 
 
-def rivals_of(
-    connection: sqlite3.Connection,
-    learner: str,
-    cluster: str,
-    kind: str,
-    messages: Sequence[Mapping[str, Any]],
-    target: str,
-) -> list[Rival]:
-    """The examples that count and contradict an answer to these messages, newest first."""
-    if kind not in WRITTEN:
+def rivals_of(connection: sqlite3.Connection, learner: str, cluster: str, offer: Offer) -> list[Rival]:
+    """The examples that count and contradict what an offer of this cluster says, newest first."""
+    if offer.objective not in _VERDICTS:
         return []
     newest = "SELECT * FROM examples WHERE learner = ? AND cluster = ? ORDER BY id DESC LIMIT ?"
     found = rows(
         connection,
-        f"SELECT id, source, state, reason, vouched, messages, target FROM ({newest})"
-        f" WHERE objective = 'supervised' AND kind IN (?, ?) AND {_COUNTING}",
-        (learner, cluster, _LOOKED_AT, *WRITTEN, CONTRADICTION),
+        "SELECT id, source, state, reason, vouched, kind, objective, messages, target, rejected"
+        f" FROM ({newest}) WHERE objective IN (SELECT value FROM json_each(?)) AND {_COUNTING}",
+        (learner, cluster, _LOOKED_AT, json.dumps(sorted(_VERDICTS)), CONTRADICTION),
     )
-    prompt = digest_of(messages, "")
+    prompt = digest_of(offer.messages, "")
     return [
         Rival(row["id"], row["source"], row["state"], row["reason"], bool(row["vouched"]))
         for row in found
-        if digest_of(json.loads(row["messages"]), "") == prompt and contradicts(row["target"], target)
+        if _opposes(row, offer) and digest_of(json.loads(row["messages"]), "") == prompt
     ]
+
+
+def _opposes(row: Mapping[str, Any], offer: Offer) -> bool:
+    """Whether an example and an offer with the same prompt cannot both be right."""
+    objectives = {str(row["objective"]), offer.objective}
+    if objectives == {"supervised"}:
+        return row["kind"] in WRITTEN and offer.kind in WRITTEN and contradicts(row["target"], offer.target)
+    if objectives == {"supervised", "unpaired_preference"}:
+        return normalise(row["target"]) == normalise(offer.target)
+    if objectives == {"paired_preference"}:
+        said = normalise(row["target"]), normalise(row["rejected"] or "")
+        return said == (normalise(offer.rejected or ""), normalise(offer.target))
+    return False
 
 
 def supersede(connection: sqlite3.Connection, rivals: Iterable[Rival], detail: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from selflearn.errors import Conflict, NotFound
-from selflearn.experience.examples import ExampleState
+from selflearn.experience.examples import ExampleState, offer_of
 from selflearn.experience.redaction import redact
 from selflearn.experience.roles.states import state_of
 from selflearn.experience.trust.contradictions import Rival, rivals_of, supersede
@@ -21,6 +21,8 @@ from selflearn.store.audit import write_audit
 _NAMED: Final = 100
 #: Of what a quarantined example contradicted, so many are looked at to see whether they are free again.
 _FREED: Final = 1000
+#: What is read of an example to see what contradicts it.
+_SAID: Final = "id, state, source, cluster, kind, objective, messages, target, rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def _free(connection: sqlite3.Connection, learner: str, overruled: Sequence[int]
     """Lets out what only these contradicted; returns the ids."""
     waiting = rows(
         connection,
-        "SELECT id, source, cluster, kind, messages, target FROM examples WHERE learner = ? AND state = 'quarantined'"
+        f"SELECT {_SAID} FROM examples WHERE learner = ? AND state = 'quarantined'"
         " AND reason = ? AND cluster IN (SELECT cluster FROM examples WHERE id IN (SELECT value FROM json_each(?)))"
         " ORDER BY id DESC LIMIT ?",
         (learner, CONTRADICTION, json.dumps(overruled), _FREED),
@@ -189,8 +191,8 @@ def _overruled(connection: sqlite3.Connection, learner: str, released: Sequence[
         rivals = _rivals(connection, learner, row)
         if mutual := next((rival.id for rival in rivals if rival.id in ours), None):
             raise Conflict(
-                f"Examples {row['id']} and {mutual} answer the same question differently. Release the right one; the "
-                "other one is superseded by it.",
+                f"Examples {row['id']} and {mutual} contradict each other. Release the right one; the other one is "
+                "superseded by it.",
                 param="examples",
                 code="contradiction",
             )
@@ -199,7 +201,7 @@ def _overruled(connection: sqlite3.Connection, learner: str, released: Sequence[
 
 
 def _rivals(connection: sqlite3.Connection, learner: str, row: dict[str, Any]) -> list[Rival]:
-    found = rivals_of(connection, learner, row["cluster"], row["kind"], json.loads(row["messages"]), row["target"])
+    found = rivals_of(connection, learner, row["cluster"], offer_of(row))
     return [rival for rival in found if rival.id != row["id"]]
 
 
@@ -211,8 +213,7 @@ def _derive(connection: sqlite3.Connection, learner: str, ids: Sequence[int]) ->
 def _examples(connection: sqlite3.Connection, learner: str, ids: Collection[int]) -> list[dict[str, Any]]:
     return rows(
         connection,
-        "SELECT id, state, source, cluster, kind, messages, target FROM examples"
-        " WHERE learner = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        f"SELECT {_SAID} FROM examples WHERE learner = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id",
         (learner, json.dumps(sorted(ids))),
     )
 

@@ -21,7 +21,7 @@ OPERATOR: Final = "operator"
 LEFT_OUT: Final = "left_out"
 
 #: States of examples that no update has learned from, so that a newer word of the same interaction may replace them.
-UNTRAINED: Final = ("fresh", "held", "due", "reserve", "waiting")
+UNTRAINED: Final = ("fresh", "held", "due", "reserve")
 
 
 def quarantine(connection: sqlite3.Connection, ids: Collection[int], reason: str, detail: str | None) -> int:
@@ -36,7 +36,7 @@ def quarantine(connection: sqlite3.Connection, ids: Collection[int], reason: str
 def leave_out(connection: sqlite3.Connection, update_id: int, left_out: Sequence[Mapping[str, Any]]) -> int:
     """Notes what an update was given and did not use, as its worker reported it; returns how many went to quarantine.
 
-    Each entry has ``id``, ``role``, ``reason`` and its numbers. Their role becomes ``left_out``, which binds nothing.
+    Each entry has ``id``, ``role``, ``reason``, and its numbers or a ``detail``. Their role becomes ``left_out``, which binds nothing.
     What was new (to train or to judge) goes to quarantine, so that it does not come up in every update again.
     """
     connection.execute(
@@ -50,6 +50,8 @@ def leave_out(connection: sqlite3.Connection, update_id: int, left_out: Sequence
 def _told(row: Mapping[str, Any], update_id: int) -> str:
     if row["reason"] == "too_long":
         return f"its {row['tokens']} tokens are more than learning.max_length allowed in update {update_id}"
+    if "detail" in row:
+        return f"{row['detail']} (update {update_id})"
     return (
         f"its loss of {row['loss']:.2f} nats per {row['unit']} before update {update_id} is {row['score']:.1f} robust "
         f"deviations above the usual {row['median']:.2f} (learning.outlier_limit)"
