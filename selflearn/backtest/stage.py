@@ -123,5 +123,4 @@ def _undo(connection: sqlite3.Connection, history: History) -> None:
     connection.execute("DELETE FROM rollouts WHERE created_at > ? OR version >= ?", (began, first))
     for table, column in (("versions", "id"), ("update_examples", "update_id"), ("updates", "id")):
         connection.execute(f"DELETE FROM {table} WHERE {column} >= ?", (first,))
-    number_next(connection, first)
     hide_all(connection, history.learner)

@@ -1,6 +1,6 @@
 """Orthogonal subspaces: each update learns in rows of its own and leaves those of the past as they are.
 
-O-LoRA (Wang et al. 2023, sec. 3.2) freezes the adapters of past tasks, adds a new one beside them, and keeps the rows
+O-LoRA (Wang et al. 2023) freezes the adapters of past tasks, adds a new one beside them, and keeps the rows
 of its A orthogonal to theirs (:func:`selflearn.learning.penalties.overlap`). Several adapters side by side are one with
 all their rows, since Σ B_i·A_i = [B_1 … B_n]·[A_1; …; A_n]: so a version is one plain LoRA still, of a rank that grows
 with each update until it is compacted.

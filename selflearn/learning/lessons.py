@@ -28,6 +28,7 @@ from selflearn.models.forward import (
     Batch,
     TokenSequence,
     collate,
+    flat_logits,
     response_logits,
     response_losses,
     token_losses,
@@ -178,8 +179,8 @@ def teachers_of(
 class _Computed:
     """One forward pass over all rows of some lessons. ``first`` is the row of each lesson; a pair's worse one follows.
 
-    ``logits`` [rows, width, vocabulary]; ``nats`` [rows, width], the negative log-likelihood of the response tokens of
-    those rows whose loss is made of it, else 0; ``z0`` a scalar.
+    ``logits`` [tokens, vocabulary] of all response tokens, row by row; ``nats`` [rows, width], the negative
+    log-likelihood of the response tokens of those rows whose loss is made of it, else 0; ``z0`` a scalar.
     """
 
     lessons: Sequence[Lesson]
@@ -210,7 +211,7 @@ class _Computed:
         log_probs = torch.cat([teacher.log_probs for teacher in teachers]).to(self.nats.device)
         ids = torch.cat([teacher.ids for teacher in teachers]).to(self.nats.device)
         picked = self.batch.mask & _one_of(self.rows(chosen), self.batch)
-        per_token = top_k_divergence(_at(self.logits, picked), log_probs, ids)
+        per_token = top_k_divergence(_at(self.logits, picked, self.batch), log_probs, ids)
         return self.mean(_back(per_token, picked), chosen)
 
 
@@ -223,9 +224,9 @@ def _compute(model: nn.Module, lessons: Sequence[Lesson], device: torch.device) 
         rows += rows_of(lesson)
     z0 = _departure(model, lessons, device)
     batch = collate(rows, device)
-    logits = response_logits(model, batch)
+    logits = flat_logits(model, batch)
     picked = batch.mask & _one_of(torch.tensor(likely, dtype=torch.int64, device=device), batch)
-    nats = _back(token_losses(_at(logits, picked), batch.targets[picked]), picked)
+    nats = _back(token_losses(_at(logits, picked, batch), batch.targets[picked]), picked)
     return _Computed(lessons, first, batch, logits, nats, z0)
 
 
@@ -245,9 +246,10 @@ def _one_of(rows: Tensor, batch: Batch) -> Tensor:
     return chosen
 
 
-def _at(logits: Tensor, picked: Tensor) -> Tensor:
+def _at(logits: Tensor, picked: Tensor, batch: Batch) -> Tensor:
     """[tokens, vocabulary]: the logits at the picked positions only; the rest is never turned into fp32."""
-    return logits.flatten(0, 1) if bool(picked.all()) else logits[picked]
+    chosen = picked[batch.mask]
+    return logits if bool(chosen.all()) else logits[chosen]
 
 
 def _back(per_token: Tensor, picked: Tensor) -> Tensor:
@@ -263,7 +265,7 @@ def _supervised(computed: _Computed, chosen: Sequence[int], options: LearningSet
 def _unlikelihood(computed: _Computed, chosen: Sequence[int], options: LearningSettings) -> Tensor:
     del options
     picked = computed.batch.mask & _one_of(computed.rows(chosen), computed.batch)
-    per_token = unlikelihood(_at(computed.logits, picked), computed.batch.targets[picked])
+    per_token = unlikelihood(_at(computed.logits, picked, computed.batch), computed.batch.targets[picked])
     return computed.mean(_back(per_token, picked), chosen)
 
 

@@ -6,9 +6,9 @@ split; what the model computes does not. So the penalty acts on ΔW, weighted by
     penalty = (λ/2) · Σ_ij F_ij (ΔW − ΔW*)_ij²                      (Kirkpatrick et al. 2017, eq. 3, on ΔW)
 
 With F_ij ≈ g_i·a_j (:class:`Factors`, see :mod:`selflearn.learning.importance`) no matrix of the size of W is ever
-made. ΔW − ΔW* equals s·M for M = (B − B*)·A + B*·(A − A*), and Σ g_i a_j M_ij² is a sum over products of r×r matrices
-such as A diag(a) Aᵀ, in O((d_in + d_out)·r²) time. M is written with differences so that the penalty is exactly 0 at
-the reference instead of the difference of two large numbers.
+made. ΔW − ΔW* equals s·M with M = D·E for D = [B − B*, B*] and E = [A; A − A*], and the sum is
+s²·Σ (Dᵀ diag(g) D) ∘ (E diag(a) Eᵀ), in O((d_in + d_out)·r²) time. D and E are written with differences so that the
+penalty is exactly 0 at the reference instead of the difference of two large numbers.
 
 For comparison there are the full diagonal of each W (:class:`Dense`: O(d_in·d_out)) and the textbook's penalty on A and
 B apart (:class:`Diagonal`). Avalanche's EWC plugin leaves out the 1/2: its λ is half of this one.
@@ -18,7 +18,6 @@ Every function works on one layer, or on many of one shape at once: a leading di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,53 +146,32 @@ def squared_distance(current: LowRank, reference: LowRank | None) -> Tensor:
 
 
 def _product_distance(current: LowRank, reference: LowRank | None, rows: Tensor, columns: Tensor) -> Tensor:
-    """s²·Σ_ij rows_i·columns_j·(B·A − B*·A*)_ij²; ``rows`` is broadcast over B, ``columns`` over A."""
-    if reference is None:
-        distance: Tensor = _ProductNorm.apply(current.a, current.b, rows, columns)  # type: ignore[no-untyped-call]
-    else:
-        a, b, a_star, b_star = _aligned(current, reference)
-        distance = _ProductDistance.apply(a, b, a_star, b_star, rows, columns)  # type: ignore[no-untyped-call]
+    """s²·Σ_ij rows_i·columns_j·M_ij² [...]; ``rows`` is broadcast over B, ``columns`` over A."""
+    aligned = (current.a, current.b, None, None) if reference is None else _aligned(current, reference)
+    distance: Tensor = _ProductDistance.apply(*aligned, rows, columns)  # type: ignore[no-untyped-call]
     return current.scale**2 * distance
 
 
-class _ProductNorm(torch.autograd.Function):
-    """Σ rows_i·columns_j·(B·A)_ij² [...] and its gradients, in closed form: half the time that autograd takes."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        weighted_a, weighted_b = a * columns, rows * b
-        gram_a, gram_b = weighted_a @ a.mT, b.mT @ weighted_b
-        ctx.save_for_backward(2.0 * gram_b @ weighted_a, weighted_b @ (2.0 * gram_a))
-        return (gram_a * gram_b).sum(dim=(-2, -1))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of_a, of_b = ctx.saved_tensors
-        each = gradient[..., None, None]
-        return each * of_a, each * of_b, None, None
-
-
 class _ProductDistance(torch.autograd.Function):
-    """Σ rows_i·columns_j·M_ij² [...] for M = B·A − B*·A* = U·A + B*·V, U = B − B*, V = A − A*, and its gradients.
+    """Σ rows_i·columns_j·M_ij² [...] for M = B·A − B*·A* and its gradients in closed form: half of autograd's time.
 
-    With G the elementwise product of M and its weights they are 2·G·Aᵀ = 2·rows∘(U·(A c Aᵀ) + B*·(V c Aᵀ)) for B and
-    2·Bᵀ·G = 2·(Bᵀ r U · A + Bᵀ r B* · V)∘columns for A, where B = U + B*: Gram matrices of r×r and thin products.
+    M = D·E for D = [B − B*, B*] and E = [A; A − A*], or D = B and E = A without a reference. So the sum is
+    Σ (Dᵀ r D)∘(E c Eᵀ); its gradient with respect to B is 2·r D (E c Aᵀ), with respect to A it is 2·(Bᵀ r D) E c, where
+    E c Aᵀ are the first columns of the one Gram matrix and Bᵀ r D is the sum of the other's two halves.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, a_star: Tensor, b_star: Tensor, rows: Tensor, columns: Tensor
+        ctx: Any, a: Tensor, b: Tensor, a_star: Tensor | None, b_star: Tensor | None, rows: Tensor, columns: Tensor
     ) -> Tensor:
-        u, v = b - b_star, a - a_star
-        weighted_a, weighted_v, weighted_u = a * columns, v * columns, rows * u
-        gram_aa, gram_va, gram_vv = weighted_a @ a.mT, weighted_v @ a.mT, weighted_v @ v.mT
-        gram_uu, gram_su = u.mT @ weighted_u, b_star.mT @ weighted_u
-        gram_ss = b_star.mT @ (rows * b_star)
-        of_a = (gram_uu + gram_su) @ weighted_a + (gram_ss + gram_su.mT) @ weighted_v
-        of_b = rows * (u @ gram_aa + b_star @ gram_va)
-        ctx.save_for_backward(2.0 * of_a, 2.0 * of_b)
-        return (gram_uu * gram_aa + 2.0 * gram_su * gram_va + gram_ss * gram_vv).sum(dim=(-2, -1))
+        rank = a.shape[-2]
+        d = b if b_star is None else torch.cat([b - b_star, b_star], dim=-1)
+        e = a if a_star is None else torch.cat([a, a - a_star], dim=-2)
+        weighted_d, weighted_e = rows * d, e * columns
+        gram_d, gram_e = d.mT @ weighted_d, weighted_e @ e.mT
+        of_b_and_d = gram_d if b_star is None else gram_d[..., :rank, :] + gram_d[..., rank:, :]
+        ctx.save_for_backward(2.0 * of_b_and_d @ weighted_e, weighted_d @ (2.0 * gram_e[..., :rank]))
+        return (gram_d * gram_e).sum(dim=(-2, -1))
 
     @staticmethod
     @once_differentiable
@@ -223,17 +201,3 @@ def _bias_difference(current: LowRank, bias: Tensor, reference: LowRank | None) 
     if reference is None or reference.bias is None:
         return current.scale * bias
     return current.scale * (bias - reference.bias * (reference.scale / current.scale))
-
-
-def penalty(
-    current: Mapping[str, LowRank],
-    reference: Mapping[str, LowRank],
-    importance: Mapping[str, LayerImportance],
-    weight: float,
-) -> Tensor:
-    """(λ/2)·Σ over all layers. A layer without reference is compared with the base (ΔW* = 0).
-
-    Raises KeyError when a trained layer has no importance: every trainable tensor must be covered.
-    """
-    terms = [layer_penalty(layer, reference.get(name), importance[name]) for name, layer in current.items()]
-    return 0.5 * weight * torch.stack(terms).sum()

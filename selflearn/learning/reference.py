@@ -35,7 +35,7 @@ def reference_of(
     """
     anchors = anchors_for(base, cache, lambda share: on_progress("answering the anchors", share))
     rows = [anchor.sequence for anchor in anchors.train[:SEQUENCES]]
-    made_of = (base.sha256, base.model.dtype, base.device.type, rows)
+    made_of: tuple[object, ...] = (base.sha256, base.model.dtype, base.device.type, rows)
     if base.quantization != "none":
         made_of += (base.quantization,)
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]

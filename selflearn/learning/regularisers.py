@@ -20,6 +20,9 @@ from selflearn.models.adapter import factors, lora_layers, scale, trained_biases
 
 Pull = Callable[[], Tensor]
 
+#: Layers computed at once. Fewer cost more calls, more of them leave a processor's cache.
+TOGETHER = 16
+
 
 def low_rank(model: PreTrainedModel) -> dict[str, LowRank]:
     """The live adapter of each layer, differentiable."""
@@ -51,12 +54,12 @@ def weight_pulls(
     """The penalties that ``settings`` switch on, by name: each call gives a scalar that is part of the loss.
 
     - ``ewc``: (λ/2)·Σ F (θ − θ*)², of whatever kind ``importance`` is (it should have mean 1).
-    - ``l2``: ‖ΔW − ΔW*‖_F² times its weight, over all layers (L2-SP: Li et al. 2018, eq. 2, on ΔW).
+    - ``l2``: ‖ΔW − ΔW*‖_F² times its weight, over all layers (L2-SP, Li et al. 2018, on ΔW).
     - ``orthogonal``: Σ (A_old A_newᵀ)² times its weight, where ``frozen`` rows of A are old (O-LoRA).
 
     A layer without ``reference`` is compared with the base; the diagonal kind, for which that has no meaning, with
-    where it is now. Layers of one shape are computed together: an update has hundreds of them, and each alone is
-    hundreds of small operations. Raises KeyError when a trained layer has no importance.
+    where it is now. Layers of one shape are computed together: there are hundreds, and each alone is many small
+    operations. Raises KeyError when a trained layer has no importance.
     """
     if settings.ewc_weight > 0.0 and kind_of(importance) == "diagonal":
         reference = {**frozen_copy({name: adapter[name] for name in adapter.keys() - reference.keys()}), **reference}
@@ -89,13 +92,14 @@ def _groups(
     alike: dict[object, list[str]] = {}
     for name, layer in adapter.items():
         alike.setdefault((_shapes(layer), _shapes(reference.get(name))), []).append(name)
+    some = [names[start : start + TOGETHER] for names in alike.values() for start in range(0, len(names), TOGETHER)]
     return [
         _Group(
             [adapter[name] for name in names],
             _stacked([reference[name] for name in names]) if names[0] in reference else None,
             None if importance is None else _stacked_importance([importance[name] for name in names]),
         )
-        for names in alike.values()
+        for names in some
     ]
 
 

@@ -6,9 +6,11 @@ anything of questions that nobody answered. Both are asked of the model before t
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,8 @@ from selflearn.learning.lessons import Lesson, teachers_of
 from selflearn.models.base import LoadedBase
 from selflearn.models.chat import encode_prompt, stop_ids
 
+FILE = "self_replay.jsonl"
+
 #: An answer that has not ended by then is left out: it would teach to stop in the middle.
 ANSWER_TOKENS = 128
 ANSWER_BATCH = 16
@@ -28,7 +32,7 @@ def with_parents_teachers(base: LoadedBase, lessons: Sequence[Lesson], settings:
     """``lessons`` with what the model, which must still be the parent, thinks of each response.
 
     Their loss then has ``settings.replay_kl_weight`` times KL(parent || student) in it. This is dark experience replay
-    (Buzzega et al. 2020, eq. 5 and 6: DER++, with the divergence for the distance of logits). Lessons that have a
+    (Buzzega et al. 2020: DER++, with the divergence in place of the distance of logits). Lessons that have a
     teacher keep it. Where the weight is 0 nothing is computed.
     """
     if settings.replay_kl_weight == 0.0:
@@ -49,6 +53,8 @@ def self_replayed(base: LoadedBase, past: Sequence[JobExample], count: int, seed
     the id is 0. ``seed`` draws the prompts; each is taken once. There may be fewer: empty and unfinished answers are
     left out.
     """
+    if count == 0:
+        return []
     prompts = _distinct(base, [example for example in past if example.objective != "hindsight"] or _of_anchors())
     drawn = random.Random(seed).sample(prompts, min(count, len(prompts)))
     drawn.sort(key=lambda prompt: (len(prompt[0]), prompt[0]))
@@ -62,6 +68,13 @@ def self_replayed(base: LoadedBase, past: Sequence[JobExample], count: int, seed
             if text and answer[-1] in stops:
                 replayed.append(_answered(example, text))
     return replayed
+
+
+def write_self_replayed(examples: Sequence[JobExample], folder: Path) -> None:
+    """Writes what the parent answered, one line each, into ``folder``: whoever looks at the version can read it."""
+    rows = ({"of": example.id, "messages": example.messages, "target": example.target} for example in examples)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / FILE).write_text(lines, encoding="utf-8")
 
 
 def _distinct(base: LoadedBase, examples: Sequence[JobExample]) -> list[tuple[tuple[int, ...], JobExample]]:

@@ -118,7 +118,7 @@ def train(
     """Trains the adapter in ``model`` in place and leaves the weights of the best look at the holdout in it.
 
     Stops early when ``settings.patience`` looks in a row brought no improvement, and at once when a loss or gradient
-    is not finite (the weights then show it, and the gate refuses them). ``rate_factor`` scales every learning rate.
+    is not finite (the gate then refuses what came of it). ``rate_factor`` scales every learning rate.
     Deterministic by ``seed`` on one machine.
     """
     hooks = hooks or Hooks()
@@ -228,7 +228,7 @@ class _Loop:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._accumulated(drawn)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 longest = max(len(row.ids) for each in drawn for row in rows_of(each.lesson))
                 if not is_out_of_memory(error) or self.batch_tokens <= longest:
                     raise

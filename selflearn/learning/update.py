@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from selflearn.errors import SelflearnError
 from selflearn.experience.signals import CURATED
@@ -22,7 +23,7 @@ from selflearn.failpoints import reach
 from selflearn.judging.gate import Measurements
 from selflearn.judging.measures import losses, nonfinite_tensors, weight_drift
 from selflearn.learning.anchors import Anchors, measure_anchors
-from selflearn.learning.care.compaction import compact_model
+from selflearn.learning.care.compaction import compact_model, widen_model
 from selflearn.learning.growth import grow
 from selflearn.learning.importance import (
     Importance,
@@ -39,7 +40,7 @@ from selflearn.learning.outliers import Surprise, find_outliers
 from selflearn.learning.preparation import lessons_of
 from selflearn.learning.reference import fisher_rows, importance_at_start, reference_of
 from selflearn.learning.regularisers import frozen_copy, low_rank
-from selflearn.learning.replay import self_replayed, with_parents_teachers
+from selflearn.learning.replay import self_replayed, with_parents_teachers, write_self_replayed
 from selflearn.learning.self_edits import self_edits, write_self_edits
 from selflearn.learning.trainer import Hooks, Look, Material, StepRecord, Trained, train
 from selflearn.models.adapter import (
@@ -124,9 +125,10 @@ def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda ste
     parent = [_losses(job, base, lessons, role) for role in ("holdout", "retained")]
     start = _start(job, base, anchors, importance, lessons)
     trained = _train(job, base, lessons, start, tell, before_step)
-    compaction = compact_model(base.model, job.learning.keep_energy) if job.learning.keep_energy < 1.0 else None
+    compacts = job.learning.keep_energy < 1.0 and trained.stopped != "not finite"
+    compaction = compact_model(base.model, job.learning.keep_energy) if compacts else None
     tell("measuring", of="candidate")
-    measured = _measure(job, base, lessons, anchors, parent)
+    measured = _measure(job, base, lessons, anchors, parent, trained)
     _save_candidate(base, candidate, trained, bool(measured.nonfinite))
     if not measured.nonfinite:
         tell("importance", of="candidate")
@@ -153,6 +155,8 @@ def _attach(job: Job, base: LoadedBase) -> None:
         attach_new(base.model, rank=settings.rank, alpha=settings.alpha, seed=job.seed, biases=settings.biases)
     else:
         attach_saved(base.model, Path(job.parent_directory), trainable=True, biases=settings.biases)
+        if settings.keep_energy < 1.0 and settings.orthogonal_weight == 0.0:  # else it grows anyway
+            widen_model(base.model, settings.rank, seed=job.seed)
 
 
 def _prepared(job: Job, base: LoadedBase, candidate: Path) -> _Lessons:
@@ -161,7 +165,10 @@ def _prepared(job: Job, base: LoadedBase, candidate: Path) -> _Lessons:
     edits = self_edits(base, given, job.learning, job.seed)
     if edits.examples:
         write_self_edits(edits, candidate)
-    replayed = self_replayed(base, job.having("replay"), job.learning.self_replay, job.seed)
+    asked = job.learning.self_replay if job.parent else 0  # what the base would say is what KL keeps already
+    replayed = self_replayed(base, job.having("replay"), asked, job.seed)
+    if replayed:
+        write_self_replayed(replayed, candidate)
     found = lessons_of(base, [*given, *edits.examples, *replayed], job.learning)
     by_role = {
         role: [_Taught(one, found.main[one.id]) for one in job.having(role) if one.id in found.main] for role in ROLES
@@ -276,8 +283,16 @@ def _train(
 
 
 def _measure(
-    job: Job, base: LoadedBase, lessons: _Lessons, anchors: Anchors, parent: Sequence[list[float]]
+    job: Job,
+    base: LoadedBase,
+    lessons: _Lessons,
+    anchors: Anchors,
+    parent: Sequence[list[float]],
+    trained: Trained,
 ) -> Measurements:
+    broken = nonfinite_tensors(adapter_state(base.model))
+    if trained.stopped == "not finite" and not broken:  # an infinite norm clips the step to nothing
+        broken = ["a loss or gradient in training"]
     anchor_losses, divergences = measure_anchors(base, anchors.judge)
     layers = lora_layers(base.model)
     new = lessons.ids("train") | lessons.ids("holdout")
@@ -292,7 +307,7 @@ def _measure(
         anchor_candidate=anchor_losses,
         anchor_divergence=divergences,
         weight_drift=weight_drift(deltas, weights, bias_changes(base.model)),
-        nonfinite=nonfinite_tensors(adapter_state(base.model)),
+        nonfinite=broken,
         learned_before=job.parent != 0,
         new_examples=len(new),
         contradicting_examples=len(new.intersection(job.contradicting)),

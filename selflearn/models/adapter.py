@@ -67,7 +67,7 @@ def attach_new(model: PreTrainedModel, *, rank: int, alpha: float, seed: int, bi
     for _, layer in sorted(lora_layers(model).items()):
         factor_a, factor_b = factors(layer)
         with torch.no_grad():
-            factor_a.copy_(new_rows(*factor_a.shape, generator))
+            factor_a.copy_(new_rows(factor_a.shape[0], factor_a.shape[1], generator))
             factor_b.zero_()
     if biases:
         _add_biases(model)

@@ -20,6 +20,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from selflearn.models.half_precision import in_base_dtype
+
 IMPLEMENTATION = "selflearn_packed"
 #: On a CPU the 16-bit kernel loses its time on rows shorter than this, above all in the backward pass.
 SHORT_ROWS = 256
@@ -27,7 +29,7 @@ SHORT_ROWS = 256
 _BEYOND = ("softcap", "s_aux", "position_bias", "sliding_window", "cache")
 
 
-class CannotPack(Exception):  # noqa: N818 - it is caught by the caller, not told
+class CannotPack(Exception):
     """The model's attention does something that rows in one sequence do not."""
 
 
@@ -86,7 +88,7 @@ def can_pack(model: nn.Module) -> bool:
 
 def packed_logits(model: PreTrainedModel, packed: Packed) -> Tensor:
     """[responses, vocabulary] logits of the response tokens in the model's dtype; only they pass through the head."""
-    with _attending_by_row(model):
+    with _attending_by_row(model), in_base_dtype(model):
         output = model(
             input_ids=packed.ids,
             position_ids=packed.positions,

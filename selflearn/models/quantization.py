@@ -63,6 +63,7 @@ def _in_4bit(library: Any, module: nn.Linear) -> nn.Module:
         quant_type="nf4",
         device="meta",
     )
+    new.support_avx512bf16_for_cpu = False  # it would repack the weights when first measured, and lose the gradient
     new.weight = library.nn.Params4bit(module.weight.data.contiguous(), requires_grad=False, quant_type="nf4")
     if module.bias is not None:
         new.bias = module.bias

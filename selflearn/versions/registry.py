@@ -179,8 +179,8 @@ def show_version(store: Store, state_dir: Path, version: int) -> dict[str, Any]:
     files = {name: manifest.files[name] for name in sorted(manifest.files)}
     shown = {"base_model": manifest.base_model, "base_sha256": manifest.base_sha256, "seed": manifest.seed}
     counted = {role: len(pairs) for role, pairs in manifest.examples.items()}
-    libraries = dict(manifest.libraries)
-    return {**result, "manifest": {**shown, "files": files, "examples": counted, "libraries": libraries}}
+    made = {"libraries": dict(manifest.libraries), "made_with": dict(manifest.made_with)}
+    return {**result, "manifest": {**shown, "files": files, "examples": counted, **made}}
 
 
 def verify_version(store: Store, state_dir: Path, version: int) -> dict[str, Any]:

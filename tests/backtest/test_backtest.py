@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from selflearn.backtest import Configuration, Options, Progress, make_configurations, rejudge, run
 from selflearn.backtest.running import RESULTS
+from selflearn.backup import list_copies
 from selflearn.cli.main import app, exit_code
 from selflearn.errors import ConfigurationError, Conflict, ModelError, NotFound
 from tests.backtest.conftest import LESSONS, Past
@@ -95,6 +96,9 @@ def test_an_interrupted_backtest_keeps_what_is_finished_and_goes_on(past: Past, 
         if progress.configuration == OTHER.name:
             raise KeyboardInterrupt
 
+    left_by_a_kill = tmp_path / "work"
+    left_by_a_kill.mkdir()
+    (left_by_a_kill / "selflearn.db").write_bytes(b"what users said")
     chosen = options(past, updates="2:2", measured=0)
     first = run(chosen, [IMPOSSIBLE, OTHER], tmp_path, interrupt)
     assert first["interrupted"]
@@ -116,6 +120,11 @@ def test_an_interrupted_backtest_keeps_what_is_finished_and_goes_on(past: Past, 
     assert again["configurations"] == first["configurations"]
     with pytest.raises(Conflict, match="another history"):
         run(options(past, updates="3:3", measured=0), [IMPOSSIBLE], tmp_path)
+
+
+def test_copies_of_the_record_are_named_to_whoever_forgets(tmp_path: Path) -> None:
+    (tmp_path / "backtests" / "20260101T000000Z" / "work").mkdir(parents=True)
+    assert list_copies(tmp_path) == ["backtests/20260101T000000Z/work"]
 
 
 def test_what_cannot_be_replayed_is_said_at_once(past: Past, tmp_path: Path) -> None:

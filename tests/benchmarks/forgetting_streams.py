@@ -123,9 +123,9 @@ def facts(size: Size, seed: int) -> list[Task]:
 
 STREAMS: dict[str, tuple[Callable[[Size, int], list[Task]], Size, Size]] = {
     # name: how it is made, short and full size
-    "clinc": (clinc, Size(tasks=5, train=10, judging=30, unseen=5), Size(tasks=10, train=20, judging=48, unseen=10)),
-    "cl3": (cl3, Size(tasks=3, train=150, judging=32, unseen=100), Size(tasks=3, train=600, judging=48, unseen=300)),
-    "facts": (facts, Size(tasks=5, train=3, judging=1, unseen=2), Size(tasks=5, train=3, judging=1, unseen=2)),
+    "clinc": (clinc, Size(tasks=3, train=4, judging=16, unseen=3), Size(tasks=10, train=20, judging=48, unseen=10)),
+    "cl3": (cl3, Size(tasks=3, train=60, judging=16, unseen=60), Size(tasks=3, train=600, judging=48, unseen=300)),
+    "facts": (facts, Size(tasks=3, train=3, judging=1, unseen=2), Size(tasks=5, train=3, judging=1, unseen=2)),
 }
 
 

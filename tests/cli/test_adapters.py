@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,15 +56,11 @@ def _promote(bench: Bench, state: Path, base_path: Path, *, rank: int = 6, seed:
     adapted = load_base(base_path, device="cpu", dtype="float32")
     adapt(adapted.model, rank=rank, alpha=2.0 * rank, seed=seed, spread=0.05)
     save_adapter(adapted.model, candidate)
-    manifest = manifest_of(bench, update)
-    sha256 = write_manifest(candidate, type(manifest)(**{**_fields(manifest), "base_sha256": adapted.sha256}))
+    manifest = replace(manifest_of(bench, update), base_sha256=adapted.sha256)
+    sha256 = write_manifest(candidate, manifest)
     seal(candidate, version_directory(state, update))
     bench.promote(update, sha256)
     return update
-
-
-def _fields(manifest: object) -> dict[str, object]:
-    return {name: getattr(manifest, name) for name in manifest.__slots__}  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -201,14 +198,19 @@ def test_distil(command: Command, version: int, base: LoadedBase, student: Path,
 def test_a_failed_command_leaves_nothing(
     command: Command, version: int, state: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for words in (("export", 0), ("compact", 99), ("merge", version, 99)):
-        outcome = command("versions", *words, "--to", tmp_path / "out")
-        assert outcome.code == 1, words
+    unknown: list[tuple[object, ...]] = [("export", 0), ("compact", 99), ("merge", version, 99)]
+    for arguments in unknown:
+        outcome = command("versions", *arguments, "--to", tmp_path / "out")
+        assert outcome.code == 1, arguments
         assert "selflearn versions list" in outcome.err
     monkeypatch.setenv("SELFLEARN_SERVING__MODEL", str(student))
-    for words in (("versions", "export", version, "--merged"), ("distil", version, "--student", student)):
-        outcome = command(*words, "--to", tmp_path / "out")
-        assert outcome.code == 1, words
+    other_base: list[tuple[object, ...]] = [
+        ("versions", "export", version, "--merged"),
+        ("distil", version, "--student", student),
+    ]
+    for arguments in other_base:
+        outcome = command(*arguments, "--to", tmp_path / "out")
+        assert outcome.code == 1, arguments
         assert "Set serving.model" in outcome.err
     (version_directory(state, version) / "adapter_config.json").chmod(0o644)
     (version_directory(state, version) / "adapter_config.json").write_text("{}")

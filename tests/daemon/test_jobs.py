@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pytest
+import torch
 
 from selflearn.config import ExperienceSettings, JudgingSettings, LearningSettings
 from selflearn.daemon.jobs import Base, make_job
@@ -25,49 +26,32 @@ from tests.rows import question
 from tests.stores import LEARNER, Bench
 
 LEARNING = LearningSettings(
-    rank=4, passes=8, batch_size=4, threads=1, learning_rate=1e-2, fisher_sequences=4, anchor_batch=1, patience=8
+    rank=4, passes=5, batch_size=4, threads=1, learning_rate=1e-2, fisher_sequences=4, anchor_batch=1, patience=8
 )
-#: Lenient: what is asked here is whether it learns. It judges on few, so that a test takes a second.
-JUDGING = JudgingSettings(
-    min_holdout=4, max_holdout=4, max_retained_rise=5, max_anchor_rise=9, max_kl_drift=9, max_weight_drift=9
+#: Lenient: what is asked here is whether it learns.
+JUDGING = JudgingSettings(max_holdout=8, max_retained_rise=5, max_anchor_rise=9, max_kl_drift=9, max_weight_drift=9)
+
+#: What is taught by each of two updates: a good answer and a bad one.
+ANSWERS = (
+    ("the capital of France is Paris", "the lazy dog sleeps"),
+    ("water boils at 100 degrees", "run selflearn rollback"),
 )
-
-GOOD, BAD = "the capital of France is Paris", "the lazy dog sleeps"
-
-
-def rate_down(bench: Bench, number: int) -> None:
-    bench.feedback(bench.interaction(question(number), BAD), "rating", value=-1)
+#: New examples of an update: eight of them judge.
+LESSONS = 24
 
 
-def rate_up(bench: Bench, number: int) -> None:
-    bench.feedback(bench.interaction(question(number), f"{GOOD} {number % 3}"), "rating", value=1)
-
-
-def prefer(bench: Bench, number: int) -> None:
-    bench.feedback(bench.interaction(question(number), f"{BAD} {number % 3}"), "preference", text=GOOD)
-
-
-def reward(bench: Bench, number: int) -> None:
-    value = 1.0 if number % 2 else 0.25
-    bench.feedback(bench.interaction(question(number), f"{GOOD} {number % 2}"), "reward", value=value)
-
-
-def comment(bench: Bench, number: int) -> None:
-    bench.feedback(bench.interaction(question(number), f"{GOOD} {number % 3}"), "comment", text="answer in words")
-
-
-def correct(bench: Bench, number: int) -> None:
-    bench.feedback(bench.interaction(question(number), BAD), "correction", text=f"{GOOD} {number % 3}")
-
-
-Say = Callable[[Bench, int], None]
-KINDS: dict[Objective, Say] = {
-    "supervised": correct,
-    "unpaired_preference": rate_down,
-    "paired_preference": prefer,
-    "reward_weighted": reward,
-    "hindsight": comment,
-}
+def say(bench: Bench, objective: Objective, number: int) -> None:
+    """Gives feedback that becomes an example of this objective, on an answer to a question of its own."""
+    good, bad = ANSWERS[number // LESSONS % 2]
+    given: dict[Objective, tuple[str, str, dict[str, Any]]] = {
+        "supervised": (bad, "correction", {"text": f"{good} {number % 3}"}),
+        "unpaired_preference": (bad, "rating", {"value": -1}),
+        "paired_preference": (f"{bad} {number % 3}", "preference", {"text": good}),
+        "reward_weighted": (f"{good} {number % 2}", "reward", {"value": 1.0 if number % 2 else 0.25}),
+        "hindsight": (f"{good} {number % 3}", "comment", {"text": "answer in words"}),
+    }
+    answer, kind, more = given[objective]
+    bench.feedback(bench.interaction(question(number), answer), kind, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +65,18 @@ class Judged:
 
     def gain(self, objective: Objective) -> float:
         """How far the mean loss of a kind fell on those that judged."""
-        losses = zip(self.snapshot.holdout, self.measured.holdout_parent, self.measured.holdout_candidate, strict=True)
+        judges = sorted(self.snapshot.holdout, key=lambda example: example.id)  # as the worker takes them
+        losses = zip(judges, self.measured.holdout_parent, self.measured.holdout_candidate, strict=True)
         return mean(before - after for example, before, after in losses if example.objective == objective)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads on so small a model only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -130,20 +124,22 @@ def test_each_kind_alone_is_learned_judged_and_kept(
 ) -> None:
     bench.experience = ExperienceSettings(reserve_share=0.0)
     for turn in range(2):
-        for number in range(turn * 16, turn * 16 + 16):
-            KINDS[objective](bench, number)
+        for number in range(turn * LESSONS, (turn + 1) * LESSONS):
+            say(bench, objective, number)
         judged = update(bench, shared, tiny_model, tmp_path / str(turn))
         assert {example.objective for found in judged.snapshot.roles().values() for example in found} == {objective}
         assert judged.gain(objective) > 0
         assert judged.verdict.outcome == "promote", judged.verdict.reason
-    assert len(judged.measured.retained_parent) == 4
+    assert len(judged.measured.retained_parent) == 8
     assert judged.snapshot.replay
 
 
 def test_ratings_alone_are_learned(bench: Bench, shared: Path, tiny_model: Path, tmp_path: Path) -> None:
     bench.experience = ExperienceSettings(reserve_share=0.2)
     for number in range(32):
-        (rate_up if number % 2 else rate_down)(bench, number)
+        value = 1 if number % 2 else -1
+        answer = ANSWERS[0][0] if number % 2 else ANSWERS[0][1]
+        bench.feedback(bench.interaction(question(number), answer), "rating", value=value)
     judged = update(bench, shared, tiny_model, tmp_path / "1")
     assert judged.verdict.outcome == "promote", judged.verdict.reason
     assert {example.objective for example in judged.snapshot.train} == {"supervised", "unpaired_preference"}
@@ -151,7 +147,7 @@ def test_ratings_alone_are_learned(bench: Bench, shared: Path, tiny_model: Path,
 
 def test_all_kinds_are_learned_together(bench: Bench, shared: Path, tiny_model: Path, tmp_path: Path) -> None:
     for number in range(60):
-        KINDS[OBJECTIVES[number % len(OBJECTIVES)]](bench, number)
+        say(bench, OBJECTIVES[number % len(OBJECTIVES)], number)
     many = JUDGING.model_copy(update={"holdout_share": 0.4, "max_holdout": 24})
     judged = update(bench, shared, tiny_model, tmp_path / "1", many)
     assert judged.verdict.outcome == "promote", judged.verdict.reason
@@ -161,17 +157,18 @@ def test_all_kinds_are_learned_together(bench: Bench, shared: Path, tiny_model: 
 
 
 def test_a_job_says_of_each_example_what_its_objective_needs(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
-    for number in range(30):
-        KINDS[OBJECTIVES[number % len(OBJECTIVES)]](bench, number)
+    for number in range(24):
+        say(bench, OBJECTIVES[number % len(OBJECTIVES)], number)
     connection = bench.store.connection()
     snapshot = choose_roles(connection, LEARNER, lineage=(), judging=JUDGING, learning=LEARNING, seed=0)
     write_job(job_of(tmp_path, tiny_model, 0, snapshot), tmp_path / "job")
     said = {(e.objective, e.target, e.rejected, e.value) for e in read_job(tmp_path / "job").examples}
-    expected: set[tuple[Any, ...]] = {("supervised", f"{GOOD} {n}", BAD, 1.0) for n in range(3)}
-    expected |= {("paired_preference", GOOD, f"{BAD} {n}", 1.0) for n in range(3)}
-    expected |= {("unpaired_preference", BAD, None, -1.0)}
-    expected |= {("reward_weighted", f"{GOOD} 1", None, 1.0), ("reward_weighted", f"{GOOD} 0", None, 0.25)}
-    expected |= {("hindsight", f"{GOOD} {n}", None, 1.0) for n in range(3)}
+    good, bad = ANSWERS[0]
+    expected: set[tuple[Any, ...]] = {("supervised", f"{good} {n}", bad, 1.0) for n in range(3)}
+    expected |= {("paired_preference", good, f"{bad} {n}", 1.0) for n in range(3)}
+    expected |= {("unpaired_preference", bad, None, -1.0)}
+    expected |= {("reward_weighted", f"{good} 1", None, 1.0), ("reward_weighted", f"{good} 0", None, 0.25)}
+    expected |= {("hindsight", f"{good} {n}", None, 1.0) for n in range(3)}
     assert said == expected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,20 @@ async def assert_served(model: Path, candidate: Path) -> None:
     for _ in range(8):
         ids.append(int(probe_logits(base.model, ids).argmax()))
     assert served == ids[len(prompt) :]
+
+
+def test_biases_can_be_switched_on_and_off_between_updates(bases: Any, tmp_path: Path) -> None:
+    folders = [tmp_path / str(number) for number in range(4)]
+    for number, biases in ((1, False), (2, True), (3, False)):
+        parent = str(folders[number - 1] / "candidate") if number > 1 else None
+        job = job_for(bases("gpt2"), biases=biases, passes=1)
+        write_job(dataclasses.replace(job, update=number, parent=number - 1, parent_directory=parent), folders[number])
+        report = in_this_process(folders[number], lambda *_, **__: None)
+        assert report["measurements"]["nonfinite"] == []
+
+    without, learned, kept = (saved_biases(folders[number] / "candidate") for number in (1, 2, 3))
+    assert without == {}
+    assert len(learned) == 8
+    assert all(bias.any() for bias in learned.values())
+    assert kept.keys() == learned.keys()
+    assert all((kept[name] == learned[name]).all() for name in learned)

@@ -113,6 +113,9 @@ def test_old_rows_stay_to_the_bit_whatever_the_optimizer_does(base: LoadedBase, 
         old_a, old_b = factors(lora_layers(before)[name])
         assert torch.equal(a[:frozen], old_a)
         assert torch.equal(b[:, :frozen], old_b)
+        assert a.grad is not None
+        assert b.grad is not None
+        assert float(a.grad[:frozen].abs().max()) == float(b.grad[:, :frozen].abs().max()) == 0.0  # nor do they count
         assert float(b[:, frozen:].detach().abs().max()) > 0.0  # and the new ones learn
 
 

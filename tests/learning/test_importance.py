@@ -179,11 +179,9 @@ def test_factored_and_dense_agree_where_there_is_one_token(base: LoadedBase, nam
 
 def test_biases_are_weighed_too(tmp_path: Path) -> None:
     base = with_biases(tmp_path)
-    biases: dict[str, Tensor] = {
-        name: layer.get_base_layer().bias.requires_grad_()
-        for name, layer in lora_layers(base.model).items()
-        if name.endswith(("q_proj", "k_proj", "v_proj"))
-    }
+    named = dict(base.model.named_parameters())
+    attention = [name for name in lora_layers(base.model) if name.endswith(("q_proj", "k_proj", "v_proj"))]
+    biases: dict[str, Tensor] = {name: named[f"{name}.base_layer.bias"].requires_grad_() for name in attention}
     expected = per_sequence_squares(base, biases)
     kinds: tuple[Kind, ...] = ("dense", "diagonal")
     for kind in kinds:

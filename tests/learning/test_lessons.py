@@ -156,6 +156,13 @@ def test_supervised_is_the_negative_log_likelihood_by_hand(base: LoadedBase) -> 
     assert references(base, [SEQUENCES[2]]) == pytest.approx([-sum(nats)], rel=1e-5)
 
 
+def test_a_reward_weighs_the_supervised_loss(base: LoadedBase) -> None:
+    lessons = [Lesson("supervised", SEQUENCES[0]), Lesson("reward_weighted", SEQUENCES[0], value=0.25)]
+    supervised, weighted = lesson_losses(base.model, lessons, OPTIONS, base.device).tolist()
+
+    assert weighted == pytest.approx(0.25 * supervised)
+
+
 def test_what_the_base_teaches_itself_it_knows(base: LoadedBase) -> None:
     teachers = teachers_of(base.model, SEQUENCES, base.device, 40)
     lessons = [Lesson("self_distillation", row, teacher=t) for row, t in zip(SEQUENCES, teachers, strict=True)]
@@ -227,7 +234,7 @@ def test_each_loss_falls_when_its_lesson_is_learned(base: LoadedBase) -> None:
         for name, tensor in adapter_state(base.model).items():
             tensor.copy_(start[name])
         optimizer = torch.optim.SGD(parameters, lr=0.3)
-        for _ in range(30):
+        for _ in range(12):
             optimizer.zero_grad()
             lesson_losses(base.model, [lesson], OPTIONS, base.device).sum().backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

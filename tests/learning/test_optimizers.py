@@ -47,7 +47,8 @@ def moments(gradient: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]
 
 def adam_direction(gradient: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
     m, v = moments(gradient, state)
-    return (m / (1 - MOMENTUM**step)) / ((v / (1 - SECOND**step)).sqrt() + 1e-8)
+    direction: Tensor = (m / (1 - MOMENTUM**step)) / ((v / (1 - SECOND**step)).sqrt() + 1e-8)
+    return direction
 
 
 def adamw(weight: Tensor, gradient: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
@@ -76,7 +77,8 @@ def lamb(weight: Tensor, gradient: Tensor, state: dict[str, Tensor], step: int) 
     del step
     m, v = moments(gradient, state)
     direction = m / (v.sqrt() + 1e-6) + DECAY * weight
-    return weight - RATE * (weight.norm() / (direction.norm() + 1e-6)) * direction
+    ratio = float(weight.norm() / (direction.norm() + 1e-6))
+    return weight - RATE * ratio * direction
 
 
 @pytest.mark.parametrize("by_hand", [adamw, adam, rmsprop, sgd, lamb], ids=lambda step: step.__name__)

@@ -70,28 +70,23 @@ def test_it_equals_the_dense_computation(reference: LowRank | None) -> None:
 def test_its_gradients_equal_the_dense_ones(reference: LowRank | None) -> None:
     importance = factors()
     fisher = torch.outer(importance.output, importance.input)
-    costs = (
-        lambda current: 3.0 * factored_penalty(current, reference, importance),
-        lambda current: 3.0 * by_definition(current, reference, fisher),
-    )
-    gradients = []
-    for cost in costs:
-        current = LowRank(layer(1).a.requires_grad_(), layer(1).b.requires_grad_(), SCALE)
-        gradients.append(torch.autograd.grad(cost(current), (current.a, current.b)))
-    for in_closed_form, dense in zip(*gradients, strict=True):
-        torch.testing.assert_close(in_closed_form, dense, rtol=1e-9, atol=1e-12)
+    current = LowRank(layer(1).a.requires_grad_(), layer(1).b.requires_grad_(), SCALE)
+    costs = 3.0 * factored_penalty(current, reference, importance), 3.0 * by_definition(current, reference, fisher)
+    in_closed_form, dense = (torch.autograd.grad(cost, (current.a, current.b)) for cost in costs)
+    for found, expected in zip(in_closed_form, dense, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_many_layers_at_once_are_the_same_as_one_by_one() -> None:
-    layers, references, importances = (
-        [make(n) for n in (1, 5, 9)] for make in (layer, lambda n: layer(n + 50), factors)
-    )
-    together = LowRank(*(torch.stack([getattr(one, side) for one in layers]) for side in ("a", "b")), SCALE)
-    before = LowRank(*(torch.stack([getattr(one, side) for one in references]) for side in ("a", "b")), SCALE)
-    fisher = Factors(*(torch.stack([getattr(one, side) for one in importances]) for side in ("output", "input")))
+    seeds = (1, 5, 9)
 
-    found = layer_penalty(together, before, fisher)
-    one_by_one = [layer_penalty(*rows) for rows in zip(layers, references, importances, strict=True)]
+    def stacked(offset: int) -> LowRank:
+        layers = [layer(seed + offset) for seed in seeds]
+        return LowRank(torch.stack([one.a for one in layers]), torch.stack([one.b for one in layers]), SCALE)
+
+    outputs, inputs = [factors(seed).output for seed in seeds], [factors(seed).input for seed in seeds]
+    found = layer_penalty(stacked(0), stacked(50), Factors(torch.stack(outputs), torch.stack(inputs)))
+    one_by_one = [layer_penalty(layer(seed), layer(seed + 50), factors(seed)) for seed in seeds]
     torch.testing.assert_close(found, torch.stack(one_by_one))
 
 

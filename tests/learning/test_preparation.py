@@ -20,7 +20,7 @@ from selflearn.models.forward import TokenSequence
 
 #: A template as strict as those of Gemma or Mistral: users and assistants take turns, and nobody else may speak.
 STRICT = (
-    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{% for message in messages %}{% if message['role'] != ['user', 'assistant'][loop.index0 % 2] %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -91,7 +91,7 @@ def test_each_kind_has_its_objective_and_all_keep_their_ids(base: LoadedBase) ->
         7: "supervised",
     }
     assert list(lessons.main) == [5, 3, 9, 2, 4, 7]
-    assert not (lessons.extra or lessons.left_out or lessons.without_extra)
+    assert [lessons.extra, lessons.left_out, lessons.without_extra] == [(), (), ()]
     assert said(base, lessons.main[5].sequence)[1] == "port 8000<|im_end|>"
 
 
@@ -163,7 +163,7 @@ def test_a_rejected_answer_that_does_not_fit_costs_only_its_own_lesson(
     lessons = prepared(base, [corrected], rejected_objective="unlikelihood", max_length=60)
 
     assert lessons.main[1].objective == "supervised"
-    assert not (lessons.extra or lessons.left_out)
+    assert [lessons.extra, lessons.left_out] == [(), ()]
     assert [(one.id, one.reason) for one in lessons.without_extra] == [(1, reason)]
 
 
@@ -211,12 +211,15 @@ def test_a_comment_stands_after_the_question(base: LoadedBase) -> None:
 
 
 @pytest.mark.parametrize("template", [STRICT, DEAF])
-def test_a_comment_joins_the_question_where_the_template_does_not_take_it(base: LoadedBase, template: str) -> None:
+@pytest.mark.parametrize("question", ["what is the port?", [{"type": "text", "text": "what is the port?"}]])
+def test_a_comment_joins_the_question_where_the_template_does_not_take_it(
+    base: LoadedBase, template: str, question: Any
+) -> None:
     base.tokenizer.chat_template = template
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "hi"},
-        {"role": "user", "content": [{"type": "text", "text": "what is the port?"}]},
+        {"role": "user", "content": question},
         {**COMMENT, "content": "say it shorter"},
     ]
     lessons = prepared(base, [example(1, messages=messages, objective="hindsight")])

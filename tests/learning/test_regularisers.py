@@ -34,7 +34,8 @@ def model() -> PreTrainedModel:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+        made: PreTrainedModel = Qwen2ForCausalLM(config)
+        made.eval().requires_grad_(False)
         attach_new(made, rank=3, alpha=6.0, seed=0, biases=True)
         for parameter in trainable(made):
             nn.init.normal_(parameter, std=0.1)
@@ -58,7 +59,7 @@ def moved(model: PreTrainedModel, by: float = 0.05) -> None:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in trainable(model):
-            parameter += by * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
 
 
 def test_only_what_is_switched_on_pulls(model: PreTrainedModel) -> None:
@@ -88,7 +89,7 @@ def test_it_is_zero_at_the_reference_and_moving_any_trained_tensor_costs(model: 
     for parameter in tensors:
         kept = parameter.detach().clone()
         with torch.no_grad():
-            parameter += 1e-3
+            parameter.add_(1e-3)
         assert float(cost().detach()) > 0.0
         with torch.no_grad():
             parameter.copy_(kept)
@@ -168,7 +169,7 @@ def test_the_orthogonal_pull_separates_new_rows_from_old(model: PreTrainedModel)
     before = float(pull().detach())
     for _ in range(50):
         optimizer.zero_grad()
-        pull().backward()  # type: ignore[no-untyped-call]
+        pull().backward()
         optimizer.step()
     assert float(pull().detach()) < 0.1 * before
 
@@ -195,7 +196,7 @@ def test_slow_weights_follow_by_a_share() -> None:
     seen = []
     for step in range(4):
         with torch.no_grad():
-            weights += 4.0
+            weights.add_(4.0)
         slow.after_step(step)
         seen.append(weights.tolist())
 
@@ -207,7 +208,7 @@ def test_slow_weights_finish_an_inner_loop_that_is_not_over() -> None:
     slow = SlowWeights([weights], rate=0.25, steps=8)
     for step in range(3):
         with torch.no_grad():
-            weights += 4.0
+            weights.add_(4.0)
         slow.after_step(step)
     slow.finish()
     assert weights.tolist() == [4.0]
@@ -222,7 +223,7 @@ def test_a_rate_of_one_changes_nothing() -> None:
         slow = SlowWeights([weights], rate=1.0, steps=2)
         for step in range(5):
             optimizer.zero_grad()
-            weights.square().sum().backward()  # type: ignore[no-untyped-call]
+            weights.square().sum().backward()
             optimizer.step()
             if with_slow:
                 slow.after_step(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ def parent(tiny_model: Path) -> LoadedBase:
     """A base with an adapter that has learned to say 'the' to whatever it is asked, and to stop."""
     base = load_base(tiny_model, device="cpu", dtype="float32")
     with torch.no_grad():  # the end of a turn is the padding as well, which begins as zeros and could never be said
-        end = base.model.get_input_embeddings().weight[base.tokenizer.eos_token_id]
+        embeddings: Any = base.model.get_input_embeddings()
+        end = embeddings.weight[base.tokenizer.eos_token_id]
         torch.nn.init.normal_(end, std=0.08, generator=torch.Generator().manual_seed(0))
     attach_new(base.model, rank=4, alpha=8.0, seed=0)
     prompts = [*QUESTIONS, *(row["prompt"] for row in anchor_prompts()[:8])]
@@ -105,7 +107,7 @@ def test_it_answers_past_prompts_as_the_parent_does(parent: LoadedBase) -> None:
         prompt = encode_prompt(parent.tokenizer, one.messages)
         stops = stop_ids(parent.tokenizer, parent.model)
         (answer,) = generate_greedy(parent.model, [prompt], 16, stops, parent.device)
-        assert parent.tokenizer.decode(answer, skip_special_tokens=True).strip() == one.target == "the"
+        assert str(parent.tokenizer.decode(answer, skip_special_tokens=True)).strip() == one.target == "the"
 
 
 def test_the_seed_draws_which(parent: LoadedBase) -> None:

@@ -145,7 +145,7 @@ def test_so_does_a_mixture_of_objectives_on_two_threads(tiny_model: Path, cache:
     for name in ("once", "twice"):
         report, _ = carry_out(job, tmp_path / name)
         assert report["threads"] == report["made_with"]["threads"] == 2
-        assert report["made_with"]["not_deterministic"] == []
+        assert report["made_with"]["not_deterministic"] == report["left_out"] == []
     assert_same_bytes(tmp_path / "once", tmp_path / "twice")
 
 
@@ -217,6 +217,19 @@ def test_a_rate_that_breaks_the_weights_is_refused(tiny_model: Path, cache: Path
 
     assert verdict.outcome == "refuse"
     assert {"anchored", "kl_drift", "weight_drift"} & {c.name for c in verdict.checks if c.outcome == "fail"}
+
+
+def test_numbers_that_are_not_finite_end_the_training_with_a_reason(
+    tiny_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    wild = LEARNING.model_copy(update={"alpha": 1e36, "learning_rate": 1.0})
+    report, _ = carry_out(job_for(tiny_model, cache, learning=wild), tmp_path)
+    verdict = decide(Measurements.from_dict(report["measurements"]), Limits.of(JudgingSettings()))
+
+    assert report["training"]["stopped"] == "not finite"
+    assert report["training"]["steps"] < 18
+    assert verdict.outcome == "refuse"
+    assert "finite: not finite: " in verdict.reason
 
 
 def test_examples_that_are_too_long_are_left_out_and_named(tiny_model: Path, cache: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -188,6 +189,15 @@ def test_other_tools_can_load_it(base: PreTrainedModel, tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # PEFT remarks on the layers that have no bias, and gives them one of zero
         theirs: Any = PeftModel.from_pretrained(view_of(base), str(tmp_path))
     assert torch.equal(probe_logits(theirs, PROBE), probe_logits(model, PROBE))
+
+
+def test_merging_takes_them_along(base: PreTrainedModel) -> None:
+    own = copy.deepcopy(base)  # merging writes into the base, which views share
+    model = _adapted(own)
+    expected, other = probe_logits(model, PROBE), probe_logits(_adapted(base, biases=False), PROBE)
+    for layer in lora_layers(model).values():
+        layer.merge()
+    assert probe_difference(probe_logits(own, PROBE), expected) < 0.05 < probe_difference(other, expected)
 
 
 def test_training_goes_on_with_biases_switched_on_or_off(base: PreTrainedModel, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from selflearn.models.adapter import attach_new, factors, lora_layers
+from selflearn.models.adapter import attach_new, disabled, factors, lora_layers
 from selflearn.models.checkpointing import checkpoint_activations
 from selflearn.models.forward import (
     SHORTEST_PREFIX,
@@ -36,7 +37,7 @@ from selflearn.models.forward import (
 )
 
 CPU = torch.device("cpu")
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -73,7 +74,8 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     make: Callable[[], PreTrainedModel] = request.param
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = make().eval()
+        model = make()
+        model.eval()
         model.requires_grad_(False)
         attach_new(model, rank=4, alpha=8.0, seed=0)
         for layer in lora_layers(model).values():
@@ -82,7 +84,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 def rows(shared: int, *own: tuple[int, int]) -> list[TokenSequence]:
-    """Rows that begin with ``shared`` equal tokens; ``own`` are the lengths of each row's rest of prompt and response."""
+    """Rows that begin with ``shared`` equal tokens; ``own``: how long the rest of each prompt and its response are."""
     generator = torch.Generator().manual_seed(len(own))
     draw: Callable[[int], list[int]] = lambda n: torch.randint(1, 64, (n,), generator=generator).tolist()  # noqa: E731
     start = draw(shared)
@@ -168,8 +170,8 @@ def test_the_prefix_leaves_each_prompt_its_last_token() -> None:
 def test_hidden_states_stay_rows_for_those_who_look_at_them(model: PreTrainedModel) -> None:
     sequences = rows(20, (3, 4), (9, 2))
     shapes = []
-    for layer in lora_layers(model).values():
-        layer.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[:2]))
+    for name in lora_layers(model):
+        model.get_submodule(name).register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[:2]))
     response_logits(model, collate(sequences, CPU, share_prefix=False))
     assert set(shapes) == {(2, 31)}
 
@@ -181,7 +183,7 @@ def test_a_checkpointed_model_computes_the_same(model: PreTrainedModel) -> None:
     model.zero_grad()
     batch = collate(sequences, CPU)
     calls = []
-    first = next(iter(lora_layers(model).values()))
+    first = model.get_submodule(next(iter(lora_layers(model))))
     first.register_forward_hook(lambda *_: calls.append(1))
     found = response_logits(model, batch)
     for row, wanted in enumerate(logits):
@@ -209,3 +211,51 @@ def test_every_row_comes_once_and_no_part_is_over_the_budget(lengths: list[int],
     for part, after in pairwise(parts):  # as few parts as this order allows
         assert (len(part) + 1) * lengths[part[0]] > budget
         assert lengths[part[-1]] >= lengths[after[0]]
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_on_a_bf16_base_an_adapter_multiplies_in_bf16_and_keeps_fp32_weights(biases: bool) -> None:
+    config = Qwen2Config(**SIZES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exact, model = (Qwen2ForCausalLM(config).to(torch.bfloat16).eval().requires_grad_(False) for _ in range(2))
+        exact.load_state_dict(model.state_dict())
+    for each in (exact, model):
+        attach_new(each, rank=4, alpha=8.0, seed=0, biases=biases)
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in each.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0.0, 0.1, generator=generator)
+    batch = collate(rows(20, (3, 4), (9, 2), (1, 7)), CPU)
+    found: dict[str, Tensor] = {}
+    seen: list[torch.dtype] = []
+    handle = (
+        next(iter(lora_layers(model).values()))
+        .lora_A["default"]
+        .register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].dtype))
+    )
+    response_losses(model, batch).sum().backward()
+    handle.remove()
+    assert seen == [], "A is not called in fp32"
+    padded = collate(rows(20, (3, 4), (9, 2), (1, 7)), CPU, share_prefix=False)
+    response_losses(exact, padded).sum().backward()
+    expected = dict(exact.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            other = expected[name].grad
+            assert other is not None
+            assert parameter.dtype == parameter.grad.dtype == torch.float32
+            assert torch.nn.functional.cosine_similarity(parameter.grad.flatten(), other.flatten(), dim=0) > 0.99
+            found[name] = parameter.grad
+    assert len(found) == (2 + biases * 3 / 7) * len(lora_layers(model))
+
+
+def test_a_switched_off_adapter_takes_no_part(model: PreTrainedModel) -> None:
+    batch = collate(rows(20, (3, 4), (9, 2)), CPU)
+    adapted = response_logits(model, batch)
+    with disabled(model):
+        plain = response_logits(model, batch)
+    for layer in lora_layers(model).values():
+        factors(layer)[1].data.zero_()
+    assert not torch.allclose(plain, adapted)
+    torch.testing.assert_close(response_logits(model, batch), plain)

@@ -39,6 +39,8 @@ CONTRACT = (
     "canary_share",
     "version_failures_total",
     "worker_alive",
+    "update_left_seconds",
+    "update_paused_seconds_total",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from selflearn.errors import VersionDamaged, VersionError
-from selflearn.versions import MANIFEST, Manifest, seal, verify, version_directory, version_name, write_manifest
+from selflearn.versions import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    seal,
+    verify,
+    version_directory,
+    version_name,
+    write_manifest,
+)
 from selflearn.versions.files import remove_tree
 from selflearn.versions.names import version_number
 from tests.versions.candidates import make_candidate
@@ -167,3 +177,16 @@ def test_removing_follows_no_link(tmp_path: Path) -> None:
     remove_tree(tmp_path / "link")
     assert not (tmp_path / "link").is_symlink()
     assert (kept / "training.jsonl").is_file()
+
+
+def test_a_manifest_from_before_the_machine_was_noted_is_one_still(tmp_path: Path) -> None:
+    make_candidate(tmp_path / "candidate")
+    write_manifest(tmp_path / "candidate", BASIS)
+    path = tmp_path / "candidate" / MANIFEST
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["made_with"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+    found = read_manifest(tmp_path / "candidate")
+    assert found.made_with == {}
+    assert found.libraries == BASIS.libraries

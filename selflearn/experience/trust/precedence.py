@@ -22,7 +22,7 @@ from typing import Final
 
 from selflearn.experience.examples import retire_examples
 from selflearn.experience.given import Given
-from selflearn.experience.signals import Objective, objective_of
+from selflearn.experience.signals import Kind, Objective, objective_of
 from selflearn.experience.trust.quarantine import DOWN_RATED, SUPERSEDED
 from selflearn.store import rows
 
@@ -66,7 +66,7 @@ def overrule(connection: sqlite3.Connection, given: Given, interaction_id: str, 
     """Takes back the examples of an answer that feedback of ``source`` overrules; returns what people should know."""
 
     def retire(reason: str, objective: Objective) -> int:
-        kind = "reward" if objective == _REWARD else "rating"
+        kind: Kind = "reward" if objective == _REWARD else "rating"
         return retire_examples(connection, interaction_id, reason, source=source, kind=kind, objective=objective)
 
     if not given.implicit and given.kind != "comment":

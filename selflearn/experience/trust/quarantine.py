@@ -36,8 +36,9 @@ def quarantine(connection: sqlite3.Connection, ids: Collection[int], reason: str
 def leave_out(connection: sqlite3.Connection, update_id: int, left_out: Sequence[Mapping[str, Any]]) -> int:
     """Notes what an update was given and did not use, as its worker reported it; returns how many went to quarantine.
 
-    Each entry has ``id``, ``role``, ``reason``, and its numbers or a ``detail``. Their role becomes ``left_out``, which binds nothing.
-    What was new (to train or to judge) goes to quarantine, so that it does not come up in every update again.
+    Each entry has ``id``, ``role``, ``reason``, and its numbers or a ``detail`` in words. Their role becomes
+    ``left_out``, which binds nothing. What was new (to train or to judge) goes to quarantine, so that it does not come
+    up in every update again.
     """
     connection.execute(
         "UPDATE update_examples SET role = ? WHERE update_id = ? AND example_id IN (SELECT value FROM json_each(?))",

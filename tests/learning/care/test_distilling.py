@@ -53,8 +53,12 @@ def teacher(tiny_model: Path) -> LoadedBase:
 @pytest.fixture(scope="module")
 def sequences(teacher: LoadedBase) -> list[TokenSequence]:
     pairs = [
-        encode_example(teacher.tokenizer, [{"role": "user", "content": f"where is the {one}?"}], f"the {other} is here")
-        for one in WORDS
+        encode_example(
+            teacher.tokenizer,
+            [{"role": "user", "content": f"where is the {one}?"}],
+            " and ".join([f"the {other} is here"] * (1 + number % 3)),
+        )
+        for number, one in enumerate(WORDS)
         for other in WORDS
     ]
     return [TokenSequence(tuple(ids), length) for ids, length in pairs]
