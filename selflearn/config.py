@@ -116,7 +116,7 @@ class LearningSettings(Section):
     )
 
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd", "lamb"] = Field("adamw", description="the optimizer")
-    learning_rate: float = Field(2e-3, gt=0.0, le=1.0, description="peak rate; adapt_rate lowers it")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="peak rate; adapt_rate lowers it")
     lora_plus_ratio: float = Field(1.0, gt=0.0, le=64.0, description="rate of B over rate of A (LoRA+)")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="momentum of sgd and rmsprop, first beta of the others")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="the optimizer's weight decay")
@@ -127,19 +127,19 @@ class LearningSettings(Section):
     adapt_rate: bool = Field(
         True, description="the rate halves after an update that went too far and recovers with promotions"
     )
-    passes: int = Field(6, ge=1, le=1000, description="most passes over the new examples")
+    passes: int = Field(12, ge=1, le=1000, description="most passes over the new examples")
     batch_size: int = Field(8, ge=1, le=1024, description="new examples in a step")
     batch_tokens: int = Field(
         4096, ge=64, description="most tokens, padding included, computed at once; then accumulate"
     )
     max_gradient_norm: float = Field(1.0, gt=0.0, description="gradients are clipped to this norm")
-    patience: int = Field(3, ge=1, description="looks at the holdout without improvement before stopping")
+    patience: int = Field(6, ge=1, description="looks at the holdout without improvement before stopping")
 
     replay_share: float = Field(1.0, ge=0.0, le=16.0, description="replayed examples per new example in a step")
     replay_kl_weight: float = Field(0.0, ge=0.0, description="weight of KL(parent || student) on replayed examples")
     self_replay: int = Field(0, ge=0, description="answers of the parent to past prompts, replayed beside real ones")
     anchor_batch: int = Field(3, ge=0, le=256, description="anchor sequences in a step")
-    kl_weight: float = Field(2.0, ge=0.0, description="weight of KL(base || student) on the anchors")
+    kl_weight: float = Field(3.0, ge=0.0, description="weight of KL(base || student) on the anchors")
     ewc: Literal["factored", "diagonal", "dense"] = Field(
         "factored", description="the Fisher of the EWC penalty: of the product (factored or dense), or of A and B apart"
     )

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from selflearn.errors import SelflearnError
 from selflearn.experience.signals import CURATED
@@ -37,6 +36,7 @@ from selflearn.learning.importance import (
 from selflearn.learning.job import ROLES, Job, JobExample, Role
 from selflearn.learning.lessons import Lesson, measured_losses
 from selflearn.learning.outliers import Surprise, find_outliers
+from selflearn.learning.penalties import LowRank
 from selflearn.learning.preparation import lessons_of
 from selflearn.learning.reference import fisher_rows, importance_at_start, reference_of
 from selflearn.learning.regularisers import frozen_copy, low_rank
@@ -58,6 +58,7 @@ from selflearn.models.adapter import (
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import probe_ids
 from selflearn.models.checkpointing import checkpoint_activations
+from selflearn.models.quantization import Quantization
 
 IMPORTANCE_FILE = "importance.safetensors"
 PROBE_FILE = "probe.safetensors"
@@ -99,9 +100,11 @@ class _Lessons:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where training starts from: the anchors, the importance of the weights there, and the rows that stay."""
+    """Where training starts from: the anchors, the parent (empty: the base), the importance of the weights there, and
+    how many rows stay as they are."""
 
     anchors: Anchors
+    reference: dict[str, LowRank]
     importance: Importance
     frozen_rows: int
 
@@ -129,8 +132,9 @@ def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda ste
     compaction = compact_model(base.model, job.learning.keep_energy) if compacts else None
     tell("measuring", of="candidate")
     measured = _measure(job, base, lessons, anchors, parent, trained)
-    _save_candidate(base, candidate, trained, bool(measured.nonfinite))
+    _save_candidate(base, candidate, trained)
     if not measured.nonfinite:
+        _save_probe(job, base, candidate)
         tell("importance", of="candidate")
         _save_importance(job, base, lessons, start, candidate)
     return {
@@ -143,6 +147,10 @@ def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda ste
         "device": str(base.device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _base(job: Job, quantization: Quantization) -> LoadedBase:
+    return load_base(Path(job.model_directory), device=job.device, dtype=job.dtype, quantization=quantization)
 
 
 # Before training
@@ -239,7 +247,9 @@ def _losses(job: Job, base: LoadedBase, lessons: _Lessons, role: Role) -> list[f
 def _start(job: Job, base: LoadedBase, anchors: Anchors, importance: Importance, lessons: _Lessons) -> _Start:
     """Makes the model ready to train; an orthogonal update gets rows of its own beside those of its parent."""
     settings, frozen_rows = job.learning, 0
+    reference: dict[str, LowRank] = {}
     if job.parent_directory is not None:
+        reference = frozen_copy(low_rank(base.model))
         importance = load_importance(Path(job.parent_directory) / IMPORTANCE_FILE, base.device)
         if settings.orthogonal_weight > 0.0:
             frozen_rows = grow(base.model, rank=settings.rank, max_rank=settings.max_rank, seed=job.seed)
@@ -248,7 +258,7 @@ def _start(job: Job, base: LoadedBase, anchors: Anchors, importance: Importance,
     past = [lesson.sequence for lesson in lessons.lessons("replay")]
     rows = fisher_rows(past, [anchor.sequence for anchor in anchors.train], settings.fisher_sequences)
     known = importance_at_start(base, low_rank(base.model), settings, importance, rows, job.seed)
-    return _Start(anchors, known, frozen_rows)
+    return _Start(anchors, reference, known, frozen_rows)
 
 
 # Training
@@ -262,7 +272,7 @@ def _train(
         replay=with_parents_teachers(base, lessons.lessons("replay"), job.learning),
         holdout=lessons.lessons("holdout"),
         anchors=start.anchors.train,
-        reference={} if job.parent_directory is None else frozen_copy(low_rank(base.model)),
+        reference=start.reference,
         importance=normalised(start.importance),
         frozen_rows=start.frozen_rows,
     )
@@ -315,23 +325,19 @@ def _measure(
     )
 
 
-def _save_candidate(base: LoadedBase, directory: Path, trained: Trained, broken: bool) -> None:
+def _save_candidate(base: LoadedBase, directory: Path, trained: Trained) -> None:
     save_adapter(base.model, directory)
-    if not broken:
-        save_file({"logits": _probe(base, directory)}, directory / PROBE_FILE)
     curve = [asdict(record) for record in trained.records] + [asdict(look) for look in trained.looks]
     lines = [json.dumps(row) for row in curve]
     (directory / "training.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-def _probe(base: LoadedBase, directory: Path) -> Tensor:
-    """What serving will compute with the adapter saved in ``directory``: on the base as it is, never quantised."""
-    ids, model = probe_ids(base.tokenizer), base.model
+def _save_probe(job: Job, base: LoadedBase, directory: Path) -> None:
+    """What the candidate says to the probe on the base that serves, which is not quantised."""
     if base.quantization != "none":
-        dtype = str(base.model.dtype).removeprefix("torch.")
-        model = load_base(base.path, device=str(base.device), dtype=dtype).model
-        attach_saved(model, directory)
-    return probe_logits(model, ids)
+        base = _base(job, "none")
+        attach_saved(base.model, directory)
+    save_file({"logits": probe_logits(base.model, probe_ids(base.tokenizer))}, directory / PROBE_FILE)
 
 
 def _save_importance(job: Job, base: LoadedBase, lessons: _Lessons, start: _Start, directory: Path) -> None:

@@ -69,9 +69,14 @@ def collate(sequences: Sequence[TokenSequence], device: torch.device, *, share_p
         attention_mask[row, length - len(ids) :] = 1
         targets[row, width - sequence.response_length :] = ids[sequence.prompt_length :]
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
-    tensors = [tensor.to(device) for tensor in (input_ids, attention_mask, position_ids, targets)]
-    tokens = sum(len(sequence.ids) for sequence in sequences)
-    return Batch(*tensors, tokens=tokens, packed=_packed(sequences, device) if share_prefix else None)
+    return Batch(
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        position_ids=position_ids.to(device),
+        targets=targets.to(device),
+        tokens=sum(len(sequence.ids) for sequence in sequences),
+        packed=_packed(sequences, device) if share_prefix else None,
+    )
 
 
 def _packed(sequences: Sequence[TokenSequence], device: torch.device) -> Packed:

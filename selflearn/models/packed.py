@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ def pack(rows: Sequence[tuple[int, ...]], prompt_lengths: Sequence[int], shared:
     return Packed(flat[0][None], flat[1][None], shared, len(rows), longest, flat[2], mask, flat[3])
 
 
-def can_pack(model: nn.Module) -> bool:
+def can_pack(model: nn.Module) -> TypeGuard[PreTrainedModel]:
     """Whether the model asks an exchangeable function for attention, and every token attends to all before it.
 
     Not so with a sliding window or a recurrence. With gradient checkpointing a layer runs again in the backward pass,
@@ -146,7 +146,10 @@ def _attend(
     module: nn.Module, states: Sequence[Tensor], mask: Tensor | None, scaling: float | None, dropout: float
 ) -> Tensor:
     """Query, key and value [rows, heads, tokens, d] to [rows, tokens, heads, d], causal where there is no mask."""
-    return sdpa_attention_forward(module, *states, mask, scaling=scaling, dropout=dropout, is_causal=True)[0]
+    query, key, value = states
+    options: dict[str, Any] = {"scaling": scaling, "dropout": dropout, "is_causal": True}
+    attended: Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    return attended
 
 
 def _attend_in_fp32(

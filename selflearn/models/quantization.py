@@ -55,7 +55,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def _in_4bit(library: Any, module: nn.Linear) -> nn.Module:
-    new: nn.Module = library.nn.Linear4bit(
+    new: Any = library.nn.Linear4bit(
         module.in_features,
         module.out_features,
         bias=module.bias is not None,
@@ -67,7 +67,8 @@ def _in_4bit(library: Any, module: nn.Linear) -> nn.Module:
     new.weight = library.nn.Params4bit(module.weight.data.contiguous(), requires_grad=False, quant_type="nf4")
     if module.bias is not None:
         new.bias = module.bias
-    return new.to(module.weight.device)  # which is when it is quantised
+    moved: nn.Module = new.to(module.weight.device)  # which is when it is quantised
+    return moved
 
 
 def _library(quantization: str) -> Any:

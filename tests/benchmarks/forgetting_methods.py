@@ -35,7 +35,7 @@ METHODS: Final = (
     Method("factored EWC, strong", {**NOTHING, "ewc_weight": 100.0}),
     Method("L2 to the parent", {**NOTHING, "l2_weight": 0.1}),
     Method("replay", {**NOTHING, "replay_share": 1.0}),
-    Method("KL to the base", {**NOTHING, "kl_weight": 2.0, "anchor_batch": 3}),
+    Method("KL to the base", {**NOTHING, "kl_weight": 3.0, "anchor_batch": 3}),
     Method("O-LoRA", {**NOTHING, "orthogonal_weight": 0.5}),
     Method("self-distillation", {**NOTHING, "correction_objective": "self_distillation"}),
     Method("default without EWC", {"ewc_weight": 0.0}),

@@ -104,15 +104,14 @@ def draw(stream: str, by_method: Mapping[str, Sequence[Row]], directory: Path) -
             known.axhline(average_accuracy(runs[0]["unseen"]), linestyle=":", label=method)
             continue
         after = range(1, min(counts) + 1)
-        known.plot(
-            after,
-            [_mean(runs, lambda row, n=n: statistics.fmean(row["unseen"][n - 1][:n])) for n in after],
-            label=method,
-        )
-        anchors.plot(
-            after, [_mean(runs, lambda row, n=n: row["updates"][n - 1]["anchor_rise"]) for n in after], label=method
-        )
+        known.plot(after, [_known_after(runs, count) for count in after], label=method)
+        anchors.plot(after, [_average([row["updates"][count - 1] for row in runs], "anchor_rise") for count in after])
     known.set(title=f"{stream}: accuracy on the tasks so far", xlabel="updates", ylim=(0, 1))
     anchors.set(title="rise on the anchors, nats per token", xlabel="updates")
-    anchors.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(directory / f"forgetting-{stream}.svg")
+
+
+def _known_after(runs: Sequence[Row], updates: int) -> float:
+    """The mean accuracy on the tasks that were learned by then."""
+    return statistics.fmean(value for row in runs for value in row["unseen"][updates - 1][:updates])

@@ -27,7 +27,7 @@ def short_chats(tokenizer: PreTrainedTokenizerBase, count: int) -> list[TokenSeq
 def long_chats(tokenizer: PreTrainedTokenizerBase, count: int, shortest: int = 0) -> list[TokenSequence]:
     """DBpedia: asked about a title, answered by its article; several articles where it is too short."""
     rows = _drawn("cl3/dbpedia.train.jsonl", 1500)
-    encoded = []
+    encoded: list[TokenSequence] = []
     while len(encoded) < count:
         title, _, text = (rows[len(encoded)]["sentence"]).partition("Text:")
         while len(text) < 6 * shortest:

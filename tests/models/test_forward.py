@@ -218,9 +218,10 @@ def test_on_a_bf16_base_an_adapter_multiplies_in_bf16_and_keeps_fp32_weights(bia
     config = Qwen2Config(**SIZES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        exact, model = (Qwen2ForCausalLM(config).to(torch.bfloat16).eval().requires_grad_(False) for _ in range(2))
+        exact, model = (Qwen2ForCausalLM(config) for _ in range(2))
         exact.load_state_dict(model.state_dict())
     for each in (exact, model):
+        torch.nn.Module.to(each, torch.bfloat16).eval().requires_grad_(False)
         attach_new(each, rank=4, alpha=8.0, seed=0, biases=biases)
         generator = torch.Generator().manual_seed(1)
         for name, parameter in each.named_parameters():
