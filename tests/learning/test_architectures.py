@@ -11,18 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.learning.job import Job, JobExample, Role, read_job, write_job
@@ -33,48 +21,10 @@ from selflearn.models.base import load_base
 from selflearn.models.chat import probe_ids
 from selflearn.serving import Sampling, TokenRequest
 from selflearn.serving.transformers_engine import EngineOptions, TransformersEngine
+from tests.architectures import tiny_model
 from tests.conftest import tiny_tokenizer
 
-SIZES = {
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-    "initializer_range": 0.08,
-}
 LEARNING = LearningSettings(rank=4, passes=4, batch_size=4, threads=1, learning_rate=1e-2, fisher_sequences=4)
-
-
-def _of_llamas_kind(
-    model: Callable[[Any], PreTrainedModel], config: Callable[..., PretrainedConfig], **more: Any
-) -> Callable[[int], PreTrainedModel]:
-    return lambda vocabulary: model(config(vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, **SIZES, **more))
-
-
-def _gpt2(vocabulary: int) -> PreTrainedModel:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=vocabulary,
-            n_embd=48,
-            n_layer=2,
-            n_head=4,
-            n_positions=512,
-            initializer_range=0.08,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-
-
-MODELS: dict[str, Callable[[int], PreTrainedModel]] = {
-    "llama": _of_llamas_kind(LlamaForCausalLM, LlamaConfig),
-    "qwen2": _of_llamas_kind(Qwen2ForCausalLM, Qwen2Config),
-    "qwen3": _of_llamas_kind(Qwen3ForCausalLM, Qwen3Config, head_dim=12),
-    "gpt2": _gpt2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +35,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def directory(name: str) -> Path:
         if not (root / name).exists():
             tokenizer = tiny_tokenizer()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                MODELS[name](len(tokenizer)).save_pretrained(str(root / name))
+            model = tiny_model(name, vocabulary=len(tokenizer), hidden=48, positions=512, spread=0.08)
+            model.save_pretrained(str(root / name))
             tokenizer.save_pretrained(str(root / name))
         return root / name
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config
-from transformers import Qwen2ForCausalLM as Qwen2
+from transformers import PreTrainedModel
 
 from selflearn.errors import ModelError
 from selflearn.models.adapter import (
@@ -28,41 +26,15 @@ from selflearn.models.adapter import (
     scale,
 )
 from selflearn.models.views import view_of
+from tests.architectures import tiny_model
 
 PROBE = [5, 17, 3, 60, 41]
 
 
-def _llama() -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-    )
-
-
-def _qwen2() -> PreTrainedModel:
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    return Qwen2(config)
-
-
-def _gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64))
-
-
-@pytest.fixture(params=[_llama, _qwen2, _gpt2], ids=["llama", "qwen2", "gpt2"])
+@pytest.fixture(params=["llama", "qwen2", "gpt2"])
 def base(request: pytest.FixtureRequest) -> PreTrainedModel:
-    make: Callable[[], PreTrainedModel] = request.param
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = make()
+    model = tiny_model(request.param)
     model.to(torch.bfloat16)  # type: ignore[arg-type, unused-ignore]
-    model.eval()
     model.requires_grad_(False)
     return model
 
@@ -178,23 +150,16 @@ def test_a_damaged_adapter_is_refused(base: PreTrainedModel, tmp_path: Path) -> 
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
-    small = _llama()
+    small = tiny_model("llama")
     save_adapter(_adapted(small), tmp_path)
-    big = LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-    )
-    with pytest.raises(ModelError, match="does not fit"):
-        attach_saved(big, tmp_path)
-    deep = LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2)
-    )
-    with pytest.raises(ModelError, match="does not fit"):
-        attach_saved(deep, tmp_path)
+    for other in (tiny_model("llama", hidden=64), tiny_model("llama", layers=3)):
+        with pytest.raises(ModelError, match="does not fit"):
+            attach_saved(other, tmp_path)
 
 
 def test_one_adapter_at_a_time(tmp_path: Path) -> None:
-    model = _adapted(_llama())
+    model = _adapted(tiny_model("llama"))
     with pytest.raises(ModelError, match="carries an adapter already"):
         attach_new(model, rank=2, alpha=2.0, seed=0)
     with pytest.raises(ModelError, match="no adapter"):
-        save_adapter(_llama(), tmp_path)
+        save_adapter(tiny_model("llama"), tmp_path)

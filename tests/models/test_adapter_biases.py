@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
 from selflearn.errors import ModelError
@@ -46,47 +39,21 @@ from selflearn.models.adapter import (
 from selflearn.models.views import view_of
 from selflearn.serving.decoder import FusedDecoder
 from selflearn.serving.runners import FusedRunner, ModuleRunner, Runner, probe, probe_difference
+from tests.architectures import draw_biases, tiny_model
 
 PROBE = [5, 17, 3, 60, 41]
 
 
-def _llama() -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-    )
-
-
-def _qwen2() -> PreTrainedModel:
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return Qwen2ForCausalLM(config)
-
-
-def _gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64))
-
-
-def _made(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """The model in bf16, its biases drawn: new ones are zero."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = make()
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                nn.init.normal_(parameter, 0.0, 0.3)
+def _made(name: str) -> PreTrainedModel:
+    """The model in bf16, its biases drawn."""
+    model = tiny_model(name)
+    draw_biases(model, 0.3)
     model.to(torch.bfloat16)  # type: ignore[arg-type, unused-ignore]
-    model.eval()
     model.requires_grad_(False)
     return model
 
 
-@pytest.fixture(params=[_qwen2, _gpt2], ids=["qwen2", "gpt2"])
+@pytest.fixture(params=["qwen2", "gpt2"])
 def base(request: pytest.FixtureRequest) -> PreTrainedModel:
     return _made(request.param)
 
@@ -217,7 +184,7 @@ def test_training_goes_on_with_biases_switched_on_or_off(base: PreTrainedModel, 
 
 
 def test_a_base_without_biases_says_so_and_trains_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = view_of(_made(_llama))
+    model = view_of(_made("llama"))
     with caplog.at_level(logging.WARNING):
         attach_new(model, rank=4, alpha=8.0, seed=1, biases=True)
     assert "LlamaForCausalLM has a bias: learning.biases changes nothing" in caplog.text
@@ -228,9 +195,9 @@ def test_a_base_without_biases_says_so_and_trains_none(tmp_path: Path, caplog: p
 
 
 def test_an_adapter_with_biases_does_not_fit_a_base_without(tmp_path: Path) -> None:
-    save_adapter(_adapted(_made(_qwen2)), tmp_path)
+    save_adapter(_adapted(_made("qwen2")), tmp_path)
     with pytest.raises(ModelError, match="does not fit"):
-        attach_saved(_made(_llama), tmp_path)
+        attach_saved(_made("llama"), tmp_path)
 
 
 def test_the_drift_counts_the_bias_as_one_more_column(base: PreTrainedModel) -> None:
@@ -247,12 +214,12 @@ def test_the_drift_counts_the_bias_as_one_more_column(base: PreTrainedModel) -> 
 
 
 @pytest.mark.parametrize(
-    ("make", "fused"),
-    [(_qwen2, True), (_qwen2, False), (_gpt2, False)],
+    ("name", "fused"),
+    [("qwen2", True), ("qwen2", False), ("gpt2", False)],
     ids=["qwen2 in the lean decoder", "qwen2", "gpt2"],
 )
-def test_they_are_served(make: Callable[[], PreTrainedModel], fused: bool, tmp_path: Path) -> None:
-    base = _made(make)
+def test_they_are_served(name: str, fused: bool, tmp_path: Path) -> None:
+    base = _made(name)
     with_biases, without = _adapted(base), _adapted(base, biases=False)
     save_adapter(with_biases, tmp_path / "with")
     save_adapter(without, tmp_path / "without")

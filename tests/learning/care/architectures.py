@@ -2,74 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedModel
 
 from selflearn.models.adapter import attach_new, factors, lora_layers, save_adapter
+from tests.architectures import draw_biases, tiny_model
 from tests.conftest import tiny_tokenizer
 
 VOCABULARY: Final = len(tiny_tokenizer())
-SHAPE: Final[dict[str, Any]] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.15,
-    "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def _gpt2() -> PreTrainedModel:
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_embd=64,
-        n_layer=2,
-        n_head=4,
-        n_positions=256,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return GPT2LMHeadModel(config)
-
-
-MAKERS: Final[dict[str, Callable[[], PreTrainedModel]]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
-    "gpt2": _gpt2,
-}
 
 
 def make_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A frozen random model (hidden 64, 2 layers), biases too; the same every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MAKERS[name]()
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("bias"):
-                parameter.data.normal_(0.0, 0.1)
+    model = tiny_model(name, vocabulary=VOCABULARY, hidden=64, positions=256, spread=0.15)
+    draw_biases(model)
     model.to(dtype)  # type: ignore[arg-type, unused-ignore]
-    model.eval()
     model.requires_grad_(False)
     return model
 

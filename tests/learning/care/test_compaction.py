@@ -22,7 +22,8 @@ from selflearn.models.adapter import (
     scale,
 )
 from selflearn.models.forward import TokenSequence, collate, response_losses
-from tests.learning.care.architectures import MAKERS, adapt, make_model
+from tests.architectures import ARCHITECTURES
+from tests.learning.care.architectures import adapt, make_model
 
 PROMPT = [5, 17, 3, 60, 41]
 Pair = tuple[Tensor, Tensor]
@@ -115,7 +116,7 @@ def test_what_is_not_finite_is_refused(pairs: dict[str, Pair]) -> None:
         compact(pairs, 0.9)
 
 
-@pytest.mark.parametrize("name", list(MAKERS))
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_model_is_compacted_in_place_and_saved_and_loaded(name: str, tmp_path: Path) -> None:
     model = make_model(name)
     adapt(model, rank=6, alpha=10.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from selflearn.config import LearningSettings
 from selflearn.errors import ModelError, NotEnoughExamples, SelflearnError
@@ -25,19 +25,17 @@ from selflearn.models.adapter import probe_logits
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import encode_example
 from selflearn.models.forward import TokenSequence
+from tests.architectures import tiny_model as tiny_architecture
 from tests.conftest import tiny_tokenizer
-from tests.learning.care.architectures import SHAPE, adapt
+from tests.learning.care.architectures import VOCABULARY, adapt
 
 OPTIONS = Distillation(steps=60, batch_size=8, learning_rate=3e-3, held_back=0.25)
 WORDS = ("port", "daemon", "version", "dog", "fox", "water", "Paris", "model")
 
 
-def _save_student(directory: Path, vocabulary: int = SHAPE["vocab_size"], dtype: torch.dtype = torch.float32) -> None:
+def _save_student(directory: Path, vocabulary: int = VOCABULARY, dtype: torch.dtype = torch.float32) -> None:
     """One layer, half as wide as the teacher, with another chat template."""
-    config = LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 1})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        model = LlamaForCausalLM(config)
+    model = tiny_architecture("llama", vocabulary=vocabulary, layers=1, positions=256, spread=0.15)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages[0].content }}"
     save_model(model.to(dtype), tokenizer, directory)  # type: ignore[arg-type, unused-ignore]
@@ -203,7 +201,7 @@ def test_a_student_of_another_vocabulary_is_refused(teacher: LoadedBase, tmp_pat
 def test_a_teacher_with_more_logits_than_the_student_is_cut(
     teacher: LoadedBase, sequences: list[TokenSequence], tmp_path: Path
 ) -> None:
-    _save_student(tmp_path / "wide", vocabulary=SHAPE["vocab_size"] + 8)
+    _save_student(tmp_path / "wide", vocabulary=VOCABULARY + 8)
     wide, narrow = _load(tmp_path / "wide"), _load(tmp_path / "wide")
     narrow.model.config.vocab_size = 50
     ids = [one.teacher.ids for one in taught(wide, narrow, sequences, OPTIONS).train if one.teacher]

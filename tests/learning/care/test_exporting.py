@@ -11,7 +11,8 @@ from selflearn.errors import Conflict, StateError
 from selflearn.learning.care.exporting import export_merged, export_plain, new_directory
 from selflearn.models.adapter import attach_new, attach_saved, factors, lora_layers, probe_logits, save_adapter
 from selflearn.models.base import load_base
-from tests.learning.care.architectures import MAKERS, adapt, make_model, save_model
+from tests.architectures import ARCHITECTURES
+from tests.learning.care.architectures import adapt, make_model, save_model
 
 PROMPT = [5, 17, 3, 60, 41]
 
@@ -33,7 +34,7 @@ def _weight(model: PreTrainedModel, name: str) -> Tensor:
     return model.get_parameter(f"{name}.weight").detach().double().clone()
 
 
-@pytest.mark.parametrize("name", list(MAKERS))
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_merged_model_answers_as_base_and_adapter(name: str, tmp_path: Path) -> None:
     save_model(name, tmp_path / "base")
     adapted = _saved_adapter(tmp_path / "base", tmp_path / "adapter", "float32")
