@@ -169,7 +169,7 @@ def test_all_that_can_be_said_about_an_answer(command: Command, bench: Bench) ->
         done = command("feedback", "add", *arguments, "--json")
         assert done.code == 0, done.err
         assert json.loads(done.out)["status"] == "accepted"
-        assert "updates do not train" in done.err
+        assert "new example" in done.err
     lines = command("feedback", "list").out.splitlines()[1:]
     told = [("reward", "+2"), ("comment", "say which daemon"), ("reward", "-0.5"), ("preference", "port 8443")]
     for line, (kind, words) in zip(lines, [*told, ("preference", f"over {other}")], strict=True):

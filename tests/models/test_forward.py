@@ -251,7 +251,11 @@ def test_on_a_bf16_base_an_adapter_multiplies_in_bf16_and_keeps_fp32_weights(bia
     assert len(found) == (2 + biases * 3 / 7) * len(lora_layers(model))
 
 
-def test_a_switched_off_adapter_takes_no_part(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_switched_off_adapter_takes_no_part(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(dtype)
     batch = collate(rows(20, (3, 4), (9, 2)), CPU)
     adapted = response_logits(model, batch)
     with disabled(model):
