@@ -116,9 +116,7 @@ def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda ste
     """
     started = time.monotonic()
     tell("loading")
-    base = load_base(
-        Path(job.model_directory), device=job.device, dtype=job.dtype, quantization=job.learning.quantization
-    )
+    base = _base(job, job.learning.quantization)
     anchors, importance = reference_of(base, Path(job.cache_directory), lambda step, share: tell(step, share=share))
     _attach(job, base)
     candidate = folder / "candidate"

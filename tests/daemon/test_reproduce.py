@@ -67,8 +67,10 @@ def test_without_a_daemon_it_finds_that_a_text_was_respelled(lab: Lab, learned: 
             r"does not take \(magic\)",
         ),
         (
-            ("INSERT INTO updates (id, learner, parent, trigger, state, seed, config, snapshot_digest, started_at)"
-            " VALUES (2, 'default', 1, 'test', 'refused', 0, '{}', '', 0)"),
+            (
+                "INSERT INTO updates (id, learner, parent, trigger, state, seed, config, snapshot_digest, started_at)"
+                " VALUES (2, 'default', 1, 'test', 'refused', 0, '{}', '', 0)"
+            ),
             2,
             UpdateError,
             r"left no version \(refused\)",

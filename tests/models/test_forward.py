@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -12,17 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from selflearn.models.adapter import attach_new, disabled, factors, lora_layers
@@ -35,47 +24,17 @@ from selflearn.models.forward import (
     response_losses,
     under_budget,
 )
+from tests.architectures import ARCHITECTURES, tiny_model
 
 CPU = torch.device("cpu")
-SIZES: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 
 
-def _llama() -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(**SIZES))
-
-
-def _qwen2() -> PreTrainedModel:
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
-
-
-def _qwen3() -> PreTrainedModel:
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))
-
-
-def _gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64))
-
-
-def _sliding() -> PreTrainedModel:
-    """Its layers see four tokens back: nothing of a prefix can be kept as it is."""
-    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4))
-
-
-@pytest.fixture(params=[_llama, _qwen2, _qwen3, _gpt2, _sliding], ids=["llama", "qwen2", "qwen3", "gpt2", "sliding"])
+@pytest.fixture(params=[*ARCHITECTURES, "sliding"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """Random weights in fp32 with an adapter that does something."""
-    make: Callable[[], PreTrainedModel] = request.param
+    model = tiny_model(request.param)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = make()
-        model.eval()
         model.requires_grad_(False)
         attach_new(model, rank=4, alpha=8.0, seed=0)
         for layer in lora_layers(model).values():
@@ -215,11 +174,7 @@ def test_every_row_comes_once_and_no_part_is_over_the_budget(lengths: list[int],
 
 @pytest.mark.parametrize("biases", [False, True])
 def test_on_a_bf16_base_an_adapter_multiplies_in_bf16_and_keeps_fp32_weights(biases: bool) -> None:
-    config = Qwen2Config(**SIZES)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        exact, model = (Qwen2ForCausalLM(config) for _ in range(2))
-        exact.load_state_dict(model.state_dict())
+    exact, model = (tiny_model("qwen2") for _ in range(2))  # the same weights
     for each in (exact, model):
         torch.nn.Module.to(each, torch.bfloat16).eval().requires_grad_(False)
         attach_new(each, rank=4, alpha=8.0, seed=0, biases=biases)
