@@ -18,7 +18,7 @@ from selflearn.learning.job import Job, JobExample, write_job
 from selflearn.learning.process import Cancelled, Worker
 from tests.learning.test_worker import LEARNING, job_for
 
-AT_ONCE_SECONDS = 1.0
+AT_ONCE_SECONDS = 2.0
 ENDLESS = LEARNING.model_copy(update={"passes": 1000, "patience": 1000})
 MEGABYTE = 2**20
 
@@ -137,6 +137,6 @@ def with_memory(job: Job, folder: Path, megabytes: float) -> dict[str, Any]:
         resource.prlimit(worker.process_id, resource.RLIMIT_DATA, (limit, limit))
         worker.resume()
 
-    report = worker.wait(60.0, at_phase("paused", limit_and_resume))
+    report = worker.wait(120.0, at_phase("paused", limit_and_resume))
     assert not isinstance(report, Cancelled)
     return report
