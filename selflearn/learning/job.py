@@ -7,6 +7,7 @@ The worker reads ``job.json`` and ``examples.jsonl``, writes ``progress.jsonl`` 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,6 +82,14 @@ def write_job(job: Job, folder: Path) -> None:
     (folder / "job.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     lines = [json.dumps(asdict(example), sort_keys=True, ensure_ascii=False) for example in job.examples]
     (folder / "examples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def write_synthetic(examples: Sequence[JobExample], path: Path) -> None:
+    """Writes what the model made up, one line each with the example ``of`` which: whoever looks at the version can read
+    it. Without any, nothing is written."""
+    rows = ({"of": example.id, "messages": example.messages, "target": example.target} for example in examples)
+    if examples:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_job(folder: Path) -> Job:

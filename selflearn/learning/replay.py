@@ -6,11 +6,9 @@ anything of questions that nobody answered. Both are asked of the model before t
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -20,8 +18,6 @@ from selflearn.learning.job import JobExample
 from selflearn.learning.lessons import Lesson, teachers_of
 from selflearn.models.base import LoadedBase
 from selflearn.models.chat import encode_prompt, stop_ids
-
-FILE = "self_replay.jsonl"
 
 #: An answer that has not ended by then is left out: it would teach to stop in the middle.
 ANSWER_TOKENS = 128
@@ -68,13 +64,6 @@ def self_replayed(base: LoadedBase, past: Sequence[JobExample], count: int, seed
             if text and answer[-1] in stops:
                 replayed.append(_answered(example, text))
     return replayed
-
-
-def write_self_replayed(examples: Sequence[JobExample], folder: Path) -> None:
-    """Writes what the parent answered, one line each, into ``folder``: whoever looks at the version can read it."""
-    rows = ({"of": example.id, "messages": example.messages, "target": example.target} for example in examples)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / FILE).write_text(lines, encoding="utf-8")
 
 
 def _distinct(base: LoadedBase, examples: Sequence[JobExample]) -> list[tuple[tuple[int, ...], JobExample]]:

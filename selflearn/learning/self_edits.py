@@ -7,12 +7,10 @@ else. What is written is filtered, marked synthetic, and never more than there a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -26,7 +24,6 @@ from selflearn.models.adapter import disabled
 from selflearn.models.base import LoadedBase
 from selflearn.models.chat import encode_prompt, stop_ids
 
-FILE: Final = "self_edits.jsonl"
 #: So many sentences are drawn for each restatement wanted: most do not pass.
 DRAWN: Final = 4
 #: Longer questions are texts to work on, which have no other phrasing.
@@ -68,13 +65,6 @@ def self_edits(base: LoadedBase, examples: Sequence[JobExample], settings: Learn
     limit = sum(1 for example in examples if example.role in ("train", "replay") and not example.synthetic)
     in_turn = [edit for round_ in zip_longest(*fit) for edit in round_ if edit is not None]
     return SelfEdits(tuple(in_turn[:limit]), sum(len(sentences) for sentences in drawn))
-
-
-def write_self_edits(edits: SelfEdits, folder: Path) -> None:
-    """Writes what was made up, one line each, into ``folder``: whoever looks at the version can read it."""
-    rows = ({"of": edit.id, "messages": edit.messages, "target": edit.target} for edit in edits.examples)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / FILE).write_text(lines, encoding="utf-8")
 
 
 def usable(question: str, sentence: str, answer: str) -> bool:

@@ -33,15 +33,15 @@ from selflearn.learning.importance import (
     normalised,
     save_importance,
 )
-from selflearn.learning.job import ROLES, Job, JobExample, Role
+from selflearn.learning.job import ROLES, Job, JobExample, Role, write_synthetic
 from selflearn.learning.lessons import Lesson, measured_losses
 from selflearn.learning.outliers import Surprise, find_outliers
 from selflearn.learning.penalties import LowRank
 from selflearn.learning.preparation import lessons_of
 from selflearn.learning.reference import fisher_rows, importance_at_start, reference_of
 from selflearn.learning.regularisers import frozen_copy, low_rank
-from selflearn.learning.replay import self_replayed, with_parents_teachers, write_self_replayed
-from selflearn.learning.self_edits import self_edits, write_self_edits
+from selflearn.learning.replay import self_replayed, with_parents_teachers
+from selflearn.learning.self_edits import self_edits
 from selflearn.learning.trainer import Hooks, Look, Material, StepRecord, Trained, train
 from selflearn.models.adapter import (
     adapter_state,
@@ -62,6 +62,8 @@ from selflearn.models.quantization import Quantization
 
 IMPORTANCE_FILE = "importance.safetensors"
 PROBE_FILE = "probe.safetensors"
+SELF_EDITS_FILE = "self_edits.jsonl"
+SELF_REPLAY_FILE = "self_replay.jsonl"
 
 Tell = Callable[..., None]
 BeforeStep = Callable[[int], None]
@@ -169,12 +171,10 @@ def _prepared(job: Job, base: LoadedBase, candidate: Path) -> _Lessons:
     """All lessons of the job, the parent's own and the base's restatements among them."""
     given = [example for role in ROLES for example in job.having(role)]
     edits = self_edits(base, given, job.learning, job.seed)
-    if edits.examples:
-        write_self_edits(edits, candidate)
+    write_synthetic(edits.examples, candidate / SELF_EDITS_FILE)
     asked = job.learning.self_replay if job.parent else 0  # what the base would say is what KL keeps already
     replayed = self_replayed(base, job.having("replay"), asked, job.seed)
-    if replayed:
-        write_self_replayed(replayed, candidate)
+    write_synthetic(replayed, candidate / SELF_REPLAY_FILE)
     found = lessons_of(base, [*given, *edits.examples, *replayed], job.learning)
     by_role = {
         role: [_Taught(one, found.main[one.id]) for one in job.having(role) if one.id in found.main] for role in ROLES

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from selflearn.config import LearningSettings
-from selflearn.learning.job import JobExample, Role
-from selflearn.learning.self_edits import FILE, leaks, request_of, self_edits, usable, write_self_edits
+from selflearn.learning.job import JobExample, Role, write_synthetic
+from selflearn.learning.self_edits import leaks, request_of, self_edits, usable
 from selflearn.models.adapter import adapter_state, attach_new
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import encode_example
@@ -105,8 +105,8 @@ def test_it_leaves_the_randomness_of_the_caller_alone(writer: LoadedBase) -> Non
 
 def test_what_was_written_can_be_read(writer: LoadedBase, tmp_path: Path) -> None:
     made = self_edits(writer, [example(1), example(2, "who?", role="replay")], LearningSettings(self_edits=2), 3)
-    write_self_edits(made, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / FILE).read_text(encoding="utf-8").splitlines()]
+    write_synthetic(made.examples, tmp_path / "edits.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "edits.jsonl").read_text(encoding="utf-8").splitlines()]
 
     assert [row["messages"][-1]["content"] for row in rows] == questions(list(made.examples))
     assert {(row["of"], row["target"]) for row in rows} == {(1, "8000")}
