@@ -14,6 +14,7 @@ from selflearn.experience import funnel, new_examples, why_not
 from selflearn.experience.roles.lines import LAST_CHANGE
 from selflearn.learning import rates
 from selflearn.store import Store
+from selflearn.store.audit import write_audit
 from selflearn.versions import past_updates, running_canary, version_name, work_directory
 
 PAUSED_KEY = "learning.paused"
@@ -86,10 +87,8 @@ def set_paused(store: Store, paused: bool, *, actor: str, now: Callable[[], floa
             "INSERT INTO settings_kv(key, value) VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
             (PAUSED_KEY, "true" if paused else "false"),
         )
-        connection.execute(
-            "INSERT INTO audit(at, actor, action, detail) VALUES (?, ?, ?, '{}')",
-            (now(), actor, "learning.pause" if paused else "learning.resume"),
-        )
+        action = "learning.pause" if paused else "learning.resume"
+        write_audit(connection, actor=actor, action=action, detail={}, at=now())
 
     store.write(work)
 

@@ -10,12 +10,21 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
+from selflearn.store.audit import START, chained
 from selflearn.store.first_tables import FIRST_TABLES
 
 #: Marks a database file as ours (``PRAGMA application_id``): "SLRN" in ASCII.
 APPLICATION_ID: Final = 0x534C524E
 
 MIGRATIONS: Final = Migrations("selflearn")
+
+
+def _append_only(table: str) -> list[str]:
+    return [
+        f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table} "
+        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        for event in ("UPDATE", "DELETE")
+    ]
 
 
 @MIGRATIONS()
@@ -248,12 +257,66 @@ def m004_every_objective(database: Database) -> None:
     run(f"CREATE INDEX examples_new ON examples (learner, state, source, objective) WHERE {new}")
 
 
-def _append_only(table: str) -> list[str]:
-    return [
-        f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table} "
-        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-        for event in ("UPDATE", "DELETE")
-    ]
+_JUDGING: Final = (
+    # What a version's directory was removed for, and whether an operator put it into service against the gate.
+    "ALTER TABLE versions ADD COLUMN removed_at REAL",
+    "ALTER TABLE versions ADD COLUMN removed_because TEXT CHECK (removed_because IN ('retention', 'forgotten'))",
+    "ALTER TABLE versions ADD COLUMN forced INTEGER NOT NULL DEFAULT 0",
+    # The update that this one makes again, without what was forgotten.
+    "ALTER TABLE updates ADD COLUMN rebuild_of INTEGER REFERENCES updates (id)",
+    "CREATE INDEX interactions_by_version ON interactions (learner, version, created_at)",
+    """
+    -- a version that an operator wants to keep: retention leaves it; with ``held`` nothing replaces it in service
+    CREATE TABLE pins (
+        learner TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        held INTEGER NOT NULL CHECK (held IN (0, 1)),
+        actor TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        PRIMARY KEY (learner, version)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE alarms (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        learner TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        signal TEXT NOT NULL,
+        action TEXT NOT NULL,
+        detail TEXT NOT NULL CHECK (json_valid(detail)),
+        created_at REAL NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX alarms_by_version ON alarms (learner, version, id)",
+    """
+    CREATE TABLE certificates (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        learner TEXT NOT NULL,
+        document TEXT NOT NULL CHECK (json_valid(document)),
+        sha256 TEXT NOT NULL,
+        created_at REAL NOT NULL
+    ) STRICT
+    """,
+    *_append_only("alarms"),
+    *_append_only("certificates"),
+)
+
+
+@MIGRATIONS()
+def m005_judging(database: Database) -> None:
+    """Pins, alarms, certificates and removed versions; the audit log becomes a chain of digests."""
+    for statement in _JUDGING:
+        database.conn.execute(statement)
+    database.conn.execute("ALTER TABLE audit ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
+    for statement in _append_only("audit"):
+        database.conn.execute(f"DROP TRIGGER {statement.split()[2]}")
+    before = START
+    for row in database.conn.execute("SELECT id, at, actor, action, detail FROM audit ORDER BY id").fetchall():
+        before = chained(before, at=row[1], actor=row[2], action=row[3], detail=row[4])
+        database.conn.execute("UPDATE audit SET digest = ? WHERE id = ?", (before, row[0]))
+    for statement in _append_only("audit"):
+        database.conn.execute(statement)
 
 
 def _tally_triggers() -> list[str]:

@@ -54,8 +54,8 @@ def test_every_kind(running: Running) -> None:
     ]
     receipts = [say(running, interaction_id=answer.id, **given) for given in said]
     assert [receipt["kind"] for receipt in receipts] == [given["kind"] for given in said]
-    written = [receipt for receipt, given in zip(receipts, said, strict=True) if "over" not in given]
-    assert {receipt["status"] for receipt in written} == {"accepted"}  # what the tiny model writes may be held back
+    corrected = receipts[-1]["status"]  # of the others, what the tiny model happened to write may be held back
+    assert corrected == "accepted"
     objectives = [
         running.store.read("SELECT objective FROM examples WHERE id = ?", (receipt["example_id"],))[0]["objective"]
         for receipt in receipts
