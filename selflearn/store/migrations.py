@@ -264,7 +264,7 @@ _JUDGING: Final = (
     "ALTER TABLE versions ADD COLUMN forced INTEGER NOT NULL DEFAULT 0",
     # The update that this one makes again, without what was forgotten.
     "ALTER TABLE updates ADD COLUMN rebuild_of INTEGER REFERENCES updates (id)",
-    "CREATE INDEX interactions_by_version ON interactions (learner, version, created_at)",
+    "CREATE INDEX interactions_by_version ON interactions (version, learner, created_at)",
     """
     -- a version that an operator wants to keep: retention leaves it; with ``held`` nothing replaces it in service
     CREATE TABLE pins (
