@@ -25,6 +25,7 @@ from typing import Any, Final
 from selflearn.errors import Conflict, NotFound, StateError, VersionDamaged
 from selflearn.failpoints import reach
 from selflearn.store import database_path, rows
+from selflearn.store.audit import newest_digest
 from selflearn.store.connections import connect
 from selflearn.store.migrations import APPLICATION_ID
 from selflearn.versions import served, verify, version_directory, version_name
@@ -137,7 +138,8 @@ def _fill(state: Path, place: Path, at: float) -> dict[str, Any]:
     reach("mid-backup")
     check_database(database)
     with read_only(database) as copy:
-        registered = {row["id"]: row["manifest_sha256"] for row in rows(copy, "SELECT * FROM versions ORDER BY id")}
+        found = rows(copy, "SELECT * FROM versions ORDER BY id")  # of an older release, too: before it is upgraded
+        registered = {row["id"]: row["manifest_sha256"] for row in found if row.get("removed_at") is None}
         facts = _facts(copy)
     left_out: dict[str, str] = {}
     for number, expected in registered.items():
@@ -195,9 +197,11 @@ def _facts(connection: sqlite3.Connection) -> dict[str, Any]:
     """What a reader of the backup wants to know without opening the database."""
     learners = rows(connection, "SELECT name, base_model, base_sha256 FROM learners ORDER BY name")
     counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in COUNTED}
+    chained = any(row["name"] == "digest" for row in rows(connection, "PRAGMA table_info(audit)"))
     return {
         "learners": [{**row, "served": served(connection, row["name"])} for row in learners],
         "counts": counts,
+        "audit_digest": newest_digest(connection) if chained else None,
     }
 
 

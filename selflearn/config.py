@@ -209,14 +209,80 @@ class JudgingSettings(Section):
     max_holdout: int = Field(64, ge=2, description="most new examples held out of one update")
     max_retained: int = Field(256, ge=2, description="most past examples that measure retention")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the bootstrap intervals")
+    least_level: float = Field(
+        1e-4, ge=0.0, le=0.05, description="'learned' is never tested at a stricter level, however often it failed"
+    )
     min_improvement: float = Field(0.0, ge=0.0, description="fresh holdout must improve by more, nats per token")
     max_retained_rise: float = Field(0.1, ge=0.0, description="most rise on past holdouts, nats per token")
+    max_objective_rise: float = Field(
+        0.1, ge=0.0, description="most rise of any one objective, fresh or past, in the unit of its loss"
+    )
+    max_ancestor_rise: float = Field(
+        0.2, ge=0.0, description="most rise on past holdouts since an older version of the line, nats per token"
+    )
     max_anchor_rise: float = Field(0.05, ge=0.0, description="most rise on the anchor set, nats per token")
     max_kl_drift: float = Field(0.1, ge=0.0, description="most KL(base || candidate) on the anchors, nats per token")
     max_contradicting_share: Share = Field(
         0.25, description="most new examples that may answer a known question differently than before"
     )
     max_weight_drift: float = Field(0.25, gt=0.0, description="most ||dW||/||W|| of any layer against the base")
+    max_entropy_fall: Share = Field(0.5, description="most that answers may lose of the parent's entropy")
+    max_repetition: Share = Field(0.5, description="most repeated 4-grams in an answer, on average")
+    max_repetition_rise: Share = Field(0.2, description="most more of them than in the parent's answers")
+    max_broken_rise: Share = Field(0.4, description="most more answers that are empty, or do not end, than the parent's")
+    canary_file: str = Field("", description="TOML or JSONL file of prompts with patterns of their answers; empty: none")
+    shown_answers: int = Field(4, ge=0, le=64, description="held-out prompts whose answers are kept with the version")
+    scale_steps: int = Field(
+        3, ge=0, le=5, description="smaller sizes tried of an update that only goes too far (0: none)"
+    )
+    dry_run: bool = Field(False, description="judge every update and promote none by itself")
+    keep_refused: int = Field(
+        3, ge=0, le=100, description="candidates kept that were not promoted, for 'rollout promote N --force'"
+    )
+
+
+class VersionsSettings(Section):
+    """How long the files of versions are kept that are not served; what tells of them is kept for ever."""
+
+    keep_last: int = Field(10, ge=1, description="the newest versions, which stay in any case")
+    keep_days: float = Field(
+        90.0, ge=0.0, description="older ones stay so long after they were last in service; 0 keeps all"
+    )
+
+
+class WatchdogSettings(Section):
+    """How a version that is in service is watched, and what follows if it is worse than the one before."""
+
+    enabled: bool = Field(True, description="whether a version that is worse than the one before is taken back")
+    decides_canaries: bool = Field(True, description="whether canaries are promoted or aborted by themselves")
+    interval_seconds: float = Field(60.0, gt=0.0, description="how often the live signals are looked at")
+    false_alarm_rate: float = Field(
+        0.01, gt=0.0, lt=0.5, description="most chance that a version which is no worse is ever taken back"
+    )
+    margin: Share = Field(0.02, description="a rise of a bad share that is smaller than this is no alarm")
+    canary_margin: float = Field(
+        0.05, gt=0.0, le=1.0, description="a canary is promoted once its shares are shown to have risen by less"
+    )
+    conversations: int = Field(5000, ge=10, description="so many conversations of each version are compared, at most")
+    min_conversations: int = Field(
+        50, ge=1, description="fewer of a canary promote nothing; fewer of the version before are not compared with"
+    )
+    assumed_share: float = Field(
+        0.1, gt=0.0, lt=1.0, description="bad share expected when the version before has too few conversations"
+    )
+    cooldown_seconds: float = Field(3600.0, ge=0.0, description="no update starts by itself so long after a rollback")
+    probe_seconds: float = Field(
+        600.0, ge=0.0, description="how often the served version is asked the probe's questions again; 0: never"
+    )
+
+    @model_validator(mode="after")
+    def _enough_can_be_seen(self) -> Self:
+        if self.min_conversations > self.conversations:
+            raise ValueError(
+                f"min_conversations {self.min_conversations} can never be reached: only {self.conversations} "
+                "(conversations) are looked at; raise that or lower min_conversations"
+            )
+        return self
 
 
 class ApiSettings(Section):
@@ -258,6 +324,8 @@ class Settings(BaseSettings):
     experience: ExperienceSettings = ExperienceSettings()
     learning: LearningSettings = LearningSettings()
     judging: JudgingSettings = JudgingSettings()
+    versions: VersionsSettings = VersionsSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     api: ApiSettings = ApiSettings()
     logging: LoggingSettings = LoggingSettings()
 

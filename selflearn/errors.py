@@ -10,6 +10,7 @@
     ├── BadRequest                 what a client sent is not acceptable (HTTP 400)
     │   ├── NotFound               it names something that does not exist (404)
     │   ├── Conflict               it was already done, or contradicts what is there (409)
+    │   │   └── RefusedByGate      the gate did not promote it, and nobody overrides that (409)
     │   ├── Unauthorized           it comes without a key that is known here (401)
     │   └── Forbidden              its key has a role that may not do this (403)
     ├── Overloaded                 no place is free for this request right now (503)
@@ -19,6 +20,7 @@
     │   └── EngineUnavailable      the engine is away for now and expected back (503)
     ├── VersionError               a version cannot be served
     │   ├── VersionDamaged         a file is missing or differs from its manifest
+    │   ├── VersionRemoved         its files were removed on purpose
     │   └── ProofFailed            the loaded weights do not answer as the worker recorded
     ├── UpdateError                an update could not be carried out
     │   ├── NotEnoughExamples      too little data to train and judge on
@@ -77,6 +79,10 @@ class Conflict(BadRequest):
     pass
 
 
+class RefusedByGate(Conflict):
+    pass
+
+
 class Unauthorized(BadRequest):
     pass
 
@@ -114,6 +120,10 @@ class VersionError(SelflearnError):
 
 
 class VersionDamaged(VersionError):
+    pass
+
+
+class VersionRemoved(VersionError):
     pass
 
 

@@ -2,7 +2,8 @@
 
 Set ``SELFLEARN_FAILPOINT`` to a name and the process kills itself with SIGKILL when it gets there. Without the
 variable, reaching a point costs one dictionary lookup. The names: ``after-snapshot``, ``mid-training``,
-``before-rename``, ``after-rename``, ``before-swap``, ``mid-backup``, ``mid-restore``.
+``before-rename``, ``after-rename``, ``before-swap``, ``mid-backup``, ``mid-restore``,
+``mid-removal``.
 """
 
 from __future__ import annotations

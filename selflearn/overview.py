@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ from selflearn.experience import funnel, new_examples, why_not
 from selflearn.experience.roles.lines import LAST_CHANGE
 from selflearn.learning import rates
 from selflearn.store import Store
-from selflearn.store.audit import write_audit
-from selflearn.versions import past_updates, running_canary, version_name, work_directory
+from selflearn.store.audit import newest_digest, write_audit
+from selflearn.versions import held, past_updates, running_canary, version_name, work_directory
+from selflearn.versions.alarms import list_alarms
+from selflearn.versions.overrides import kept_candidates as kept_of
+from selflearn.versions.pins import pins as pins_of
+from selflearn.versions.rebuilds import rebuild_status
 
 PAUSED_KEY = "learning.paused"
 
 
 def served(store: Store, learner: str) -> dict[str, Any]:
-    """``{"version", "name", "sha256", "since", "action"}`` of what the rollout log says is served.
+    """``{"version", "name", "sha256", "since", "action", "forced"}`` of what the rollout log says is served.
 
     ``sha256`` is that of the adapter, for the base (version 0) that of the base weights; ``since`` is None for a base
-    that never was replaced.
+    that never was replaced. ``forced`` says that an operator put it there against the gate.
     """
     rows = store.read(LAST_CHANGE, (learner,))
     last: dict[str, Any] = rows[0] if rows else {"version": 0, "action": None, "created_at": None}
@@ -35,6 +40,7 @@ def served(store: Store, learner: str) -> dict[str, Any]:
         "sha256": weights_sha256(store, learner, number),
         "since": last["created_at"],
         "action": last["action"],
+        "forced": bool(store.read("SELECT 1 FROM versions WHERE id = ? AND forced", (number,))),
     }
 
 
@@ -58,6 +64,16 @@ def canary(store: Store, learner: str, now: Callable[[], float] = time.time) -> 
     }
 
 
+def pins(store: Store, learner: str) -> list[dict[str, Any]]:
+    """``{"version", "held", "actor", "reason", "since"}`` of each version that an operator pinned."""
+    return [asdict(pin) for pin in pins_of(store.connection(), learner)]
+
+
+def audit_digest(store: Store) -> str:
+    """The newest digest of the audit log: kept elsewhere, it shows later whether the log was changed or cut off."""
+    return newest_digest(store.connection())
+
+
 def weights_sha256(store: Store, learner: str, version: int) -> str:
     """Hash of a version's adapter, of version 0 that of the base weights; "" if it isn't known."""
     if version == 0:
@@ -71,6 +87,12 @@ def base_model(store: Store, learner: str) -> str | None:
     """Name of the base model that a learner's versions adapt; None before the first start."""
     rows = store.read("SELECT base_model FROM learners WHERE name = ?", (learner,))
     return str(rows[0]["base_model"]) if rows else None
+
+
+def kept_candidates(state: Path) -> dict[str, Any]:
+    """``{"updates", "bytes"}``: the candidates that are kept although they were not promoted, newest first."""
+    kept = kept_of(state)
+    return {"updates": [each.update for each in kept], "bytes": sum(each.bytes for each in kept)}
 
 
 def is_paused(store: Store) -> bool:
@@ -93,11 +115,19 @@ def set_paused(store: Store, paused: bool, *, actor: str, now: Callable[[], floa
     store.write(work)
 
 
+def last_alarm(store: Store, learner: str) -> dict[str, Any] | None:
+    """The watchdog's newest alarm, as :func:`~selflearn.versions.alarms.list_alarms` shows it; None if there's none."""
+    found = list_alarms(store, learner, 1)
+    return found[0] if found else None
+
+
 def learning(store: Store, learner: str, settings: LearningSettings) -> dict[str, Any]:
     """The shape of ``LearningControl.status()``, for when no daemon answers."""
     paused, (fresh, _) = is_paused(store), new_examples(store, learner)
     waiting = "no daemon runs; start one with 'selflearn serve'"
     waiting += ", then 'selflearn learn resume' (learning is paused)" if paused else ""
+    if (version := held(store.connection(), learner)) is not None:
+        waiting += f", then 'selflearn rollout unpin {version}' (it is held)"
     waiting += f"; {fresh} new examples, {settings.min_examples} needed" if fresh < settings.min_examples else ""
     found = {
         "enabled": settings.enabled,
@@ -107,6 +137,7 @@ def learning(store: Store, learner: str, settings: LearningSettings) -> dict[str
         "needed": settings.min_examples,
         "running": None,
         "last": last_update(store, learner),
+        "rebuild": rebuild_status(store.connection(), learner),
         "rate_factor": rate_factor(store.connection(), learner, settings),
     }
     return {**found, "why_not": why_not(found, funnel(store, learner))}

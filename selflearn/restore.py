@@ -8,12 +8,13 @@ state directory next brings to its end (:func:`finish_restore`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from selflearn.store.connections import connect
 from selflearn.store.directory import hold_state
 from selflearn.versions import served, version_directory
 from selflearn.versions.files import remove_tree, sha256_file, sync, write_durably
+from selflearn.versions.forgetting import retire_again
 from selflearn.versions.names import versions_directory
 
 _PART: Final = "restore.part"
@@ -142,7 +144,7 @@ def _prepare(
         for row in here:
             target = version_directory(database.parent, row["id"])
             copy_version(version_directory(source, row["id"]), target, row["manifest_sha256"])
-        again = forget_again(store, _tombstones(state), actor, at)
+        again = forget_again(store, _tombstones(state), actor, at, functools.partial(_retire, store, at))
         detail = {"made_at": contents["created_at"], "counts": contents["counts"], "forgotten_again": again}
         store.write(lambda it: write_audit(it, actor=actor, action="state.restored", detail=detail, at=at))
         learners = [str(row["name"]) for row in store.read("SELECT name FROM learners ORDER BY name")]
@@ -150,7 +152,17 @@ def _prepare(
         if again:
             empty_log(store)
     told = {name: contents[name] for name in ("counts", "left_out")}
-    return {**told, "versions": [row["id"] for row in here], "served": present, "forgotten_again": again}
+    return {
+        **told,
+        "versions": [row["id"] for row in here if version_directory(database.parent, row["id"]).is_dir()],
+        "served": present,
+        "forgotten_again": again,
+    }
+
+
+def _retire(store: Store, at: float, learner: str, examples: Collection[int]) -> None:
+    """Versions that saw what was forgotten since are not restored; a daemon makes them again without it."""
+    retire_again(store, store.path.parent, learner, examples, at)
 
 
 def _tombstones(state: Path) -> list[dict[str, Any]]:

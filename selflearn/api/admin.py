@@ -17,7 +17,17 @@ from selflearn.api.services import Services
 from selflearn.api.state import services_of
 from selflearn.errors import NotFound
 from selflearn.experience import counts, list_feedback
-from selflearn.versions import history, list_versions, show_version, verify_version, why
+from selflearn.versions import (
+    compare_served,
+    history,
+    list_versions,
+    show_version,
+    verify_all,
+    verify_version,
+    why,
+    why_interaction,
+)
+from selflearn.versions.alarms import list_alarms
 
 
 async def status(request: Request) -> Response:
@@ -35,6 +45,7 @@ def _serving(services: Services) -> dict[str, Any]:
         "learner": services.learner,
         "model": services.model_name,
         "answering": None if current is None else current.version,
+        "answering_sha256": None if current is None else services.rollouts.loaded_sha256(current.version),
         "resident": list(services.traffic.residents),
         "requests": {"running": services.traffic.running, "waiting": services.traffic.waiting},
     }
@@ -44,7 +55,11 @@ def _recorded(services: Services) -> dict[str, Any]:
     return {
         "served": overview.served(services.store, services.learner),
         "canary": overview.canary(services.store, services.learner, services.now),
+        "kept_candidates": overview.kept_candidates(services.state),
+        "pins": overview.pins(services.store, services.learner),
+        "audit_digest": overview.audit_digest(services.store),
         "counts": counts(services.store, services.learner),
+        "alarm": overview.last_alarm(services.store, services.learner),
         "learning": services.learning.status(),
     }
 
@@ -52,7 +67,7 @@ def _recorded(services: Services) -> dict[str, Any]:
 async def learn_now(request: Request) -> Response:
     services = services_of(request)
     wanted = await read_json(request, LearnRequest, services.api.max_body_bytes)
-    number = await run_in_threadpool(services.learning.learn_now, wanted.trigger)
+    number = await run_in_threadpool(services.learning.learn_now, wanted.trigger, wanted.dry_run)
     return reply({"update": number}, 202)
 
 
@@ -90,6 +105,11 @@ async def explain(request: Request) -> Response:
     return reply(await run_in_threadpool(why, services.store, services.state, number))
 
 
+async def explain_interaction(request: Request) -> Response:
+    services, interaction_id = services_of(request), str(request.path_params["interaction_id"])
+    return reply(await run_in_threadpool(why_interaction, services.store, services.learner, interaction_id))
+
+
 async def versions(request: Request) -> Response:
     services = services_of(request)
     found = await run_in_threadpool(list_versions, services.store, services.learner)
@@ -106,6 +126,13 @@ async def verify(request: Request) -> Response:
     return reply(await run_in_threadpool(verify_version, services.store, services.state, number))
 
 
+async def verify_everything(request: Request) -> Response:
+    services = services_of(request)
+    found = await run_in_threadpool(verify_all, services.store, services.state, services.learner)
+    told = {**_serving(services), "served": await run_in_threadpool(overview.served, services.store, services.learner)}
+    return reply({**found, "served": compare_served(told)})
+
+
 async def rollout_history(request: Request) -> Response:
     services, limit = services_of(request), query_limit(request)
     found = await run_in_threadpool(history, services.store, services.learner, limit)
@@ -117,7 +144,8 @@ async def roll_back(request: Request) -> Response:
     services = services_of(request)
     wanted = await read_json(request, RollbackRequest, services.api.max_body_bytes)
     actor = caller_of(request).actor
-    return reply(await services.rollouts.roll_back(wanted.to, actor, wanted.reason, wanted.dry_run))
+    done = await services.rollouts.roll_back(wanted.to, actor, wanted.reason, wanted.dry_run, wanted.expected)
+    return reply(done)
 
 
 async def promote(request: Request) -> Response:
@@ -125,7 +153,7 @@ async def promote(request: Request) -> Response:
     services = services_of(request)
     wanted = await read_json(request, PromoteRequest, services.api.max_body_bytes)
     actor = caller_of(request).actor
-    return reply(await services.rollouts.promote(wanted.version, actor, wanted.reason, wanted.dry_run))
+    return reply(await services.rollouts.promote(wanted.version, actor, wanted.reason, wanted.dry_run, wanted.force))
 
 
 async def start_canary(request: Request) -> Response:
@@ -143,6 +171,12 @@ async def abort_canary(request: Request) -> Response:
     services = services_of(request)
     wanted = await read_json(request, Order, services.api.max_body_bytes)
     return reply(await services.rollouts.abort_canary(caller_of(request).actor, wanted.reason, wanted.dry_run))
+
+
+async def alarms(request: Request) -> Response:
+    """What the watchdog found wrong with versions in service, and what it did."""
+    services, limit = services_of(request), query_limit(request)
+    return reply({"alarms": await run_in_threadpool(list_alarms, services.store, services.learner, limit)})
 
 
 async def feedback(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selflearn.api.bodies import Finite, Number, Strict
 
@@ -11,6 +11,7 @@ class LearnRequest(Strict):
     """The body of ``POST /admin/learn``."""
 
     trigger: str = Field("operator", min_length=1, max_length=64)
+    dry_run: bool = False
 
 
 class Order(Strict):
@@ -21,15 +22,48 @@ class Order(Strict):
 
 
 class RollbackRequest(Order):
-    """The body of ``POST /admin/rollback``; without ``to``, the version served before."""
+    """The body of ``POST /admin/rollback``; without ``to``, the version served before.
+
+    With ``expected`` only if that version is still served: of two who go back at once, one does.
+    """
 
     to: Number | None = None
+    expected: Number | None = None
 
 
 class PromoteRequest(Order):
-    """The body of ``POST /admin/rollouts/promote``; without ``version``, the canary."""
+    """The body of ``POST /admin/rollouts/promote``; without ``version``, the canary.
+
+    With ``force`` also an update that the gate did not promote; then a ``reason`` must be given.
+    """
 
     version: Number | None = None
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _forced_with_a_reason(self) -> PromoteRequest:
+        if self.force and "reason" not in self.model_fields_set:
+            raise ValueError("with force, a reason must be given")
+        return self
+
+
+class PinRequest(Order):
+    """The body of ``POST /admin/rollouts/pin``; with ``hold`` the version also stays in service."""
+
+    version: Number
+    hold: bool = False
+
+
+class UnpinRequest(Order):
+    """The body of ``POST /admin/rollouts/unpin``; without ``version``, the held one, or the only one."""
+
+    version: Number | None = None
+
+
+class VerifyAuditRequest(Strict):
+    """The body of ``POST /admin/audit/verify``; ``expect`` is a digest that must be among its rows."""
+
+    expect: str | None = Field(None, max_length=64)
 
 
 class CanaryRequest(Order):

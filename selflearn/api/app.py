@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from selflearn.api import (
     admin,
+    audit,
     chat,
     completions,
     data,
@@ -22,6 +23,7 @@ from selflearn.api import (
     keeping,
     models,
     openapi,
+    pins,
     responses,
 )
 from selflearn.api.accounting import TrackRequests
@@ -56,14 +58,22 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], Access], ...] = (
     ("POST", "/admin/learn/cancel", admin.learn_cancel, "operator"),
     ("GET", "/admin/updates/{n}", admin.show_update, "operator"),
     ("GET", "/admin/why/{n}", admin.explain, "operator"),
+    ("GET", "/admin/why/interactions/{interaction_id}", admin.explain_interaction, "operator"),
+    ("POST", "/admin/verify", admin.verify_everything, "operator"),
     ("GET", "/admin/versions", admin.versions, "operator"),
     ("GET", "/admin/versions/{n}", admin.version, "operator"),
     ("POST", "/admin/versions/{n}/verify", admin.verify, "operator"),
+    ("POST", "/admin/versions/prune", keeping.prune_versions, "operator"),
     ("GET", "/admin/rollouts", admin.rollout_history, "operator"),
     ("POST", "/admin/rollback", admin.roll_back, "operator"),
     ("POST", "/admin/rollouts/canary", admin.start_canary, "operator"),
     ("POST", "/admin/rollouts/promote", admin.promote, "operator"),
     ("POST", "/admin/rollouts/abort", admin.abort_canary, "operator"),
+    ("POST", "/admin/rollouts/pin", pins.pin_version, "operator"),
+    ("POST", "/admin/rollouts/unpin", pins.unpin_version, "operator"),
+    ("GET", "/admin/audit", audit.show_audit, "operator"),
+    ("POST", "/admin/audit/verify", audit.check_audit, "operator"),
+    ("GET", "/admin/alarms", admin.alarms, "operator"),
     ("GET", "/admin/feedback", admin.feedback, "operator"),
     ("GET", "/admin/data/stats", data_stats.stats, "operator"),
     ("GET", "/admin/data/examples", data.list_examples, "operator"),
@@ -75,6 +85,9 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], Access], ...] = (
     ("POST", "/admin/data/release", data.release, "operator"),
     ("GET", "/admin/data/export", demonstrations.export_data, "operator"),
     ("POST", "/admin/data/forget", keeping.forget_data, "operator"),
+    ("GET", "/admin/data/certificates", keeping.certificates, "operator"),
+    ("GET", "/admin/data/certificates/{n}", keeping.certificate, "operator"),
+    ("POST", "/admin/data/certificates/{n}/verify", keeping.check_certificate, "operator"),
     ("POST", "/admin/data/retain", keeping.retain_data, "operator"),
     ("POST", "/admin/backup", keeping.make_backup, "operator"),
 )

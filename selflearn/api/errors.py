@@ -28,6 +28,7 @@ from selflearn.errors import (
     UpdateError,
     UpdateRunning,
     VersionError,
+    VersionRemoved,
 )
 
 CLIENT_CLOSED_REQUEST = 499
@@ -77,6 +78,7 @@ _SERVER_SIDE: tuple[tuple[type[SelflearnError], int, str, str], ...] = (
     (UpdateRunning, 409, _CLIENT, "update_running"),
     (NotEnoughExamples, 409, _CLIENT, "not_enough_examples"),
     (UpdateError, 500, _SERVER, "update_failed"),
+    (VersionRemoved, 409, _CLIENT, "version_removed"),
     (VersionError, 409, _CLIENT, "version_damaged"),
     (EngineUnavailable, 503, _SERVER, "engine_unavailable"),
     (EngineError, 500, _SERVER, "engine_error"),

@@ -13,13 +13,17 @@ Named = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class ForgetRequest(Strict):
-    """The body of ``POST /admin/data/forget``: exactly one of ``user``, ``source``, ``interaction`` and ``match``."""
+    """The body of ``POST /admin/data/forget``: exactly one of ``user``, ``source``, ``interaction`` and ``match``.
+
+    With ``rebuild`` the versions that had to go are made again without it.
+    """
 
     user: Named | None = None
     source: Named | None = None
     interaction: Named | None = None
     match: Named | None = None
     reason: str = Field("asked by the operator", min_length=1, max_length=1024)
+    rebuild: bool = True
     dry_run: bool = False
 
     @model_validator(mode="after")
@@ -44,6 +48,6 @@ class ForgetRequest(Strict):
 
 
 class RetainRequest(Strict):
-    """The body of ``POST /admin/data/retain``."""
+    """The body of ``POST /admin/data/retain`` and ``POST /admin/versions/prune``."""
 
     dry_run: bool = False

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from selflearn.api import (
     admin,
     answer_schemas,
+    audit,
     chat,
     completions,
     data,
@@ -26,9 +27,23 @@ from selflearn.api import (
     health,
     keeping,
     models,
+    pins,
+    record_schemas,
     responses,
+    status_schemas,
+    story_schemas,
+    version_schemas,
 )
-from selflearn.api.admin_schemas import CanaryRequest, LearnRequest, Order, PromoteRequest, RollbackRequest
+from selflearn.api.admin_schemas import (
+    CanaryRequest,
+    LearnRequest,
+    Order,
+    PinRequest,
+    PromoteRequest,
+    RollbackRequest,
+    UnpinRequest,
+    VerifyAuditRequest,
+)
 from selflearn.api.answering import DONE
 from selflearn.api.data_schemas import ExampleQuery, InteractionQuery, QuarantineRequest, ReleaseRequest
 from selflearn.api.demonstration_schemas import ExportQuery, Import, ImportProgress, ImportQuery, ProgressQuery
@@ -141,41 +156,112 @@ OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
     health.metrics: Operation("Metrics for Prometheus", media="text/plain"),
     show_document: Operation("This document"),
     health.page: Operation("What this is; for browsers a page"),
-    admin.status: Operation("Health, model, served version, counts, learning", errors=(503,)),
-    admin.learn_status: Operation("What learning does, and waits for", errors=(503,)),
+    admin.status: Operation(
+        "Health, model, served version, counts, learning", answer=status_schemas.Status, errors=(503,)
+    ),
+    admin.learn_status: Operation("What learning does, and waits for", answer=status_schemas.Learning, errors=(503,)),
     admin.learn_now: Operation("Start an update", LearnRequest, answer_schemas.Started, 202, (*BODY, 409, 503)),
     admin.learn_pause: Operation("Start no updates", answer=answer_schemas.Paused, errors=(503,)),
     admin.learn_resume: Operation("Start updates again", answer=answer_schemas.Paused, errors=(503,)),
     admin.learn_cancel: Operation("Stop the running update", answer=answer_schemas.Cancelled, errors=(503,)),
-    admin.show_update: Operation("An update", errors=STORE),
-    admin.explain: Operation("The whole story of an update", errors=STORE),
-    admin.versions: Operation("The versions", errors=(503,)),
-    admin.version: Operation("A version with its manifest", errors=(*STORE, 409)),
-    admin.verify: Operation("Check every byte of a version", errors=(*STORE, 409)),
-    admin.rollout_history: Operation("What was served when", errors=(400, 503), limited=True),
-    admin.roll_back: Operation("Go back to a version", RollbackRequest, errors=(*BODY, 404, 409, 503)),
+    admin.show_update: Operation("An update", answer=status_schemas.Update, errors=STORE),
+    admin.explain: Operation("The whole story of an update", answer=story_schemas.Story, errors=STORE),
+    admin.explain_interaction: Operation(
+        "What came of an interaction", answer=story_schemas.InteractionStory, errors=(404, 503)
+    ),
+    admin.verify_everything: Operation(
+        "Check every byte of all versions, and that the right one answers",
+        answer=version_schemas.VerifiedAll,
+        errors=(503,),
+    ),
+    admin.versions: Operation("The versions", answer=version_schemas.VersionList, errors=(503,)),
+    admin.version: Operation("A version with its manifest", answer=version_schemas.AnyVersion, errors=(*STORE, 409)),
+    admin.verify: Operation("Check every byte of a version", answer=version_schemas.Verified, errors=(*STORE, 409)),
+    admin.alarms: Operation(
+        "What the watchdog found wrong, and what it did", answer=status_schemas.Alarms, errors=(400, 503), limited=True
+    ),
+    admin.rollout_history: Operation(
+        "What was served when", answer=version_schemas.RolloutList, errors=(400, 503), limited=True
+    ),
+    admin.roll_back: Operation(
+        "Go back to a version", RollbackRequest, answer=version_schemas.Change, errors=(*BODY, 404, 409, 503)
+    ),
     admin.start_canary: Operation(
-        "Let a version answer a share of the conversations", CanaryRequest, errors=(*BODY, 404, 409, 503)
+        "Let a version answer a share of the conversations",
+        CanaryRequest,
+        answer=version_schemas.CanaryStarted,
+        errors=(*BODY, 404, 409, 503),
     ),
-    admin.promote: Operation("Serve a version, or the canary", PromoteRequest, errors=(*BODY, 404, 409, 503)),
-    admin.abort_canary: Operation("End the canary", Order, errors=(*BODY, 404, 409, 503)),
-    admin.feedback: Operation("The latest feedback", errors=(400, 503), limited=True),
-    data_stats.stats: Operation("What came in, what became of it, and why no update runs", errors=(503,)),
-    data.list_examples: Operation("The newest examples", errors=(400, 503), query=ExampleQuery),
-    data.show_example: Operation("An example with all that is known of it", errors=STORE),
-    data.list_interactions: Operation("The newest interactions", errors=STORE, query=InteractionQuery),
-    data.show_interaction: Operation("An interaction and what came of it", errors=(404, 503)),
-    data.sources: Operation("Where examples come from", errors=(503,)),
+    admin.promote: Operation(
+        "Serve a version, or the canary", PromoteRequest, answer=version_schemas.Change, errors=(*BODY, 404, 409, 503)
+    ),
+    admin.abort_canary: Operation(
+        "End the canary", Order, answer=version_schemas.CanaryEnded, errors=(*BODY, 404, 409, 503)
+    ),
+    pins.pin_version: Operation(
+        "Keep a version, or hold it in service",
+        PinRequest,
+        answer=version_schemas.Pinned,
+        errors=(*BODY, 404, 409, 503),
+    ),
+    pins.unpin_version: Operation(
+        "Take a pin away", UnpinRequest, answer=version_schemas.Pinned, errors=(*BODY, 404, 409, 503)
+    ),
+    audit.show_audit: Operation("Who did what", answer=version_schemas.AuditList, errors=(400, 503), limited=True),
+    audit.check_audit: Operation(
+        "Whether the audit log is whole", VerifyAuditRequest, answer=version_schemas.AuditVerified, errors=(*BODY, 503)
+    ),
+    admin.feedback: Operation(
+        "The latest feedback", answer=record_schemas.FeedbackList, errors=(400, 503), limited=True
+    ),
+    data_stats.stats: Operation(
+        "What came in, what became of it, and why no update runs", answer=record_schemas.Stats, errors=(503,)
+    ),
+    data.list_examples: Operation(
+        "The newest examples", answer=record_schemas.ExampleList, errors=(400, 503), query=ExampleQuery
+    ),
+    data.show_example: Operation(
+        "An example with all that is known of it", answer=record_schemas.ShownExample, errors=STORE
+    ),
+    data.list_interactions: Operation(
+        "The newest interactions", answer=record_schemas.InteractionList, errors=STORE, query=InteractionQuery
+    ),
+    data.show_interaction: Operation(
+        "An interaction and what came of it", answer=record_schemas.ShownInteraction, errors=(404, 503)
+    ),
+    data.sources: Operation("Where examples come from", answer=record_schemas.SourceList, errors=(503,)),
     data.quarantine: Operation(
-        "Keep examples, or all of a source, from training", QuarantineRequest, errors=(*BODY, 404, 503)
+        "Keep examples, or all of a source, from training",
+        QuarantineRequest,
+        answer=record_schemas.Quarantined,
+        errors=(*BODY, 404, 503),
     ),
-    data.release: Operation("Let examples train again", ReleaseRequest, errors=(*BODY, 404, 409, 503)),
+    data.release: Operation(
+        "Let examples train again", ReleaseRequest, answer=record_schemas.Released, errors=(*BODY, 404, 409, 503)
+    ),
     demonstrations.export_data: Operation(
         "Examples as JSON Lines", media=demonstrations.LINES, errors=(400, 503), query=ExportQuery
     ),
-    keeping.forget_data: Operation("Forget what was said", ForgetRequest, errors=(*BODY, 404, 409, 503)),
-    keeping.retain_data: Operation("Delete what is too old or too much", RetainRequest, errors=(*BODY, 503)),
-    keeping.make_backup: Operation("Back up the database and the versions", status=201, errors=(404, 409, 503)),
+    keeping.forget_data: Operation(
+        "Forget what was said", ForgetRequest, answer=record_schemas.Forgotten, errors=(*BODY, 404, 409, 503)
+    ),
+    keeping.certificates: Operation("What was forgotten", answer=record_schemas.CertificateList, errors=(503,)),
+    keeping.certificate: Operation("What a forgetting did", answer=record_schemas.Certificate, errors=STORE),
+    keeping.check_certificate: Operation(
+        "Compare a certificate with the state", answer=record_schemas.VerifiedCertificate, errors=STORE
+    ),
+    keeping.retain_data: Operation(
+        "Delete what is too old or too much", RetainRequest, answer=record_schemas.Retained, errors=(*BODY, 503)
+    ),
+    keeping.prune_versions: Operation(
+        "Remove the files of versions that nothing needs",
+        RetainRequest,
+        answer=version_schemas.PrunedVersions,
+        errors=(*BODY, 503),
+    ),
+    keeping.make_backup: Operation(
+        "Back up the database and the versions", answer=record_schemas.Backup, status=201, errors=(404, 409, 503)
+    ),
 }
 
 

@@ -11,6 +11,9 @@
                         "paused_seconds": float,    so long it has waited for serving; phase "paused" while it does
                         "seconds_left": float | None},  without pauses to come; None as long as nobody can know
      "last": None | {"update": int, "state": str, "reason": str | None, "finished_at": float | None},
+     "rebuild": None | {"began_at": float, "left": [int], "made": [{"update": int, "became": int | None,
+                        "outcome": str, "reason": str | None}], "certificate": int | None},
+                                                    updates that are made again without what was forgotten
      "rate_factor": float}                           of the learning rate; below 1 after updates that went too far
 """
 
@@ -19,13 +22,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from selflearn.api.keyring import Keyring
-from selflearn.config import ApiSettings, ExperienceSettings, ServingSettings
+from selflearn.config import ApiSettings, ExperienceSettings, ServingSettings, VersionsSettings
 from selflearn.monitoring.metrics import Metrics
 from selflearn.serving import Traffic
 from selflearn.store import Store
@@ -34,8 +37,11 @@ from selflearn.store import Store
 class LearningControl(Protocol):
     """Starts and steers updates. Every method is called from a thread that isn't the event loop's."""
 
-    def learn_now(self, trigger: str) -> int:
-        """Starts an update and returns its number; raises ``UpdateRunning`` or ``NotEnoughExamples``."""
+    def learn_now(self, trigger: str, dry_run: bool = False) -> int:
+        """Starts an update and returns its number; raises ``UpdateRunning`` or ``NotEnoughExamples``.
+
+        With ``dry_run`` it is judged and not promoted by itself.
+        """
         ...
 
     def status(self) -> dict[str, Any]:
@@ -61,15 +67,26 @@ class LearningControl(Protocol):
 class RolloutControl(Protocol):
     """Changes which version is served."""
 
-    async def roll_back(self, to: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+    def loaded_sha256(self, version: int) -> str | None:
+        """SHA-256 (hex) of the adapter that a version was loaded from; None for the base, and where none was."""
+        ...
+
+    async def roll_back(
+        self, to: int | None, actor: str, reason: str, dry_run: bool, expected: int | None = None
+    ) -> dict[str, Any]:
         """Goes back to version ``to`` (None: the one served before) and waits until it serves.
 
-        Returns ``{"from_version", "to_version", "dry_run"}``; raises ``NotFound``, ``Conflict``, ``VersionError``.
+        With ``expected``, only if that version is served. Returns ``{"from_version", "to_version", "dry_run"}``; raises ``NotFound``, ``Conflict``, ``VersionError``.
         """
         ...
 
-    async def promote(self, version: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
-        """Serves a registered version (None: the canary); returns and raises as :meth:`roll_back`."""
+    async def promote(
+        self, version: int | None, actor: str, reason: str, dry_run: bool, force: bool = False
+    ) -> dict[str, Any]:
+        """Serves a registered version (None: the canary); returns and raises as :meth:`roll_back`.
+
+        With ``force`` also an update that the gate did not promote; without it, that raises ``RefusedByGate``.
+        """
         ...
 
     async def start_canary(
@@ -79,6 +96,10 @@ class RolloutControl(Protocol):
 
         Returns ``{"version", "served", "share", "until", "dry_run"}``; raises as :meth:`roll_back`.
         """
+        ...
+
+    async def withdraw(self, versions: Collection[int]) -> None:
+        """Serves what the rollout log says, and lets go of versions that must not answer any more."""
         ...
 
     async def abort_canary(self, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
@@ -165,6 +186,7 @@ class Services:
     serving: ServingSettings
     api: ApiSettings
     experience: ExperienceSettings
+    versions: VersionsSettings = VersionsSettings()
     keyring: Keyring | None = None
     now: Callable[[], float] = time.time
     activity: Activity = field(default_factory=Activity)

@@ -25,6 +25,8 @@ _WITHOUT_EFFECT: Final = frozenset(
     {
         *("learning.enabled", "learning.min_examples", "learning.interval_seconds", "learning.idle_seconds"),
         *("learning.max_wait_seconds", "learning.preempt_seconds", "learning.max_pause_seconds"),
+        "judging.canary_file",
+        *("judging.dry_run", "judging.keep_refused"),
     }
 )
 

@@ -27,6 +27,7 @@ from selflearn.learning.process import Cancelled, Worker
 from selflearn.store import Store, rows
 from selflearn.versions import ADAPTER, append, close_update, served, version_directory, work_directory
 from selflearn.versions.files import remove_tree, sha256_file
+from selflearn.versions.outcomes import past_of
 
 TRIGGER: Final = "backtest"
 
@@ -211,6 +212,7 @@ def _judged(
         learning=learning,
         judging=judging,
         rate_factor=opened.rate_factor,
+        past=past_of(stage.store.connection(), stage.history.learner, opened.parent),
     )
     write_job(job, work)
     try:

@@ -5,26 +5,24 @@ They read the state directory, whether a daemon runs on it or not, and write a n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from selflearn.cli.loading import Tell, find, judge_anchors, load_below, model_directory, progress
 from selflearn.cli.output import pairs, show, table
 from selflearn.cli.session import Session, session_of
 from selflearn.cli.versions import Json, Version, app
 
 if TYPE_CHECKING:
-    from selflearn.learning.anchors import Anchor
     from selflearn.learning.care.distilling import Distillation
     from selflearn.learning.care.subject import Subject
     from selflearn.models.base import LoadedBase
     from selflearn.models.forward import TokenSequence
 
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to write; must not exist.")]
-Tell = Callable[[str, float], None]
 JUDGED, LEARNED = ("holdout", "retained"), ("train", "replay")
 
 
@@ -43,7 +41,7 @@ def export(
     if merged and gguf:
         raise typer.BadParameter("give --merged or --gguf, not both")
     session = session_of(context)
-    subject = _subject(session, number)
+    subject = find(session, number)
     write = _write_merged if merged else _write_gguf if gguf else _write_plain
     with new_directory(to) as work:
         told = write(session, subject, work)
@@ -62,7 +60,7 @@ def _write_plain(session: Session, subject: Subject, work: Path) -> dict[str, An
 def _write_merged(session: Session, subject: Subject, work: Path) -> dict[str, Any]:
     from selflearn.learning.care.exporting import export_merged, stored_dtype
 
-    base = _base(session, subject, stored_dtype(_model_directory(session)))
+    base = load_below(session, subject, stored_dtype(model_directory(session)))
     merged = export_merged(base, subject.adapter, work)
     return {"format": "merged", "dtype": merged.dtype, "rounding": merged.rounding}
 
@@ -70,7 +68,7 @@ def _write_merged(session: Session, subject: Subject, work: Path) -> dict[str, A
 def _write_gguf(session: Session, subject: Subject, work: Path) -> dict[str, Any]:
     from selflearn.learning.care.llama_cpp import FILE, export_gguf
 
-    base = _base(session, subject, weights=False)
+    base = load_below(session, subject, weights=False)
     export_gguf(base.model.config, subject.adapter, work / FILE)
     return {"format": "gguf"}
 
@@ -92,10 +90,10 @@ def compact(
     from selflearn.models.adapter import WEIGHTS_FILE, attach_saved, save_adapter
 
     session = session_of(context)
-    subject = _subject(session, number)
-    with new_directory(to) as work, _progress() as tell:
-        base = _base(session, subject)
-        anchors = _anchors(session, base, tell)
+    subject = find(session, number)
+    with new_directory(to) as work, progress() as tell:
+        base = load_below(session, subject)
+        anchors = judge_anchors(session, base, tell)
         sequences = _sequences(session, subject, base, JUDGED, objective="supervised")
         attach_saved(base.model, subject.adapter)
         tell("measuring the version", 0.0)
@@ -142,7 +140,7 @@ def merge(
 
     session = session_of(context)
     factors = [1.0 / len(numbers)] * len(numbers) if weights is None else _weights(weights)
-    subjects = [_subject(session, number) for number in numbers]
+    subjects = [find(session, number) for number in numbers]
     saved = [read_saved(subject.adapter) for subject in subjects]
     merged, report = merge_saved(saved, factors, rank or max(each.rank for each in saved))
     with new_directory(to) as work:
@@ -175,8 +173,8 @@ def distil(
     options = Distillation(
         steps, batch_size, rate, temperature, held_back, seed, session.settings.learning.batch_tokens
     )
-    subject = _subject(session, number)
-    with new_directory(to) as work, _progress() as tell:
+    subject = find(session, number)
+    with new_directory(to) as work, progress() as tell:
         told = _distil(session, subject, student, options, work, tell)
         size = _size(work)
     show({"version": number, "directory": str(to.absolute()), **told, "bytes": size}, as_json, _print)
@@ -194,7 +192,7 @@ def _distil(
 
     settings = session.settings
     directory = prepare(student_name, settings.state, tell)
-    teacher = _base(session, subject)
+    teacher = load_below(session, subject)
     student = load_base(directory, device=settings.serving.device, dtype="float32")
     distilling.check_vocabulary(teacher, student)
     attach_saved(teacher.model, subject.adapter)
@@ -222,37 +220,6 @@ def _distil(
     }
 
 
-def _subject(session: Session, number: int) -> Subject:
-    from selflearn.learning.care.subject import find_subject
-
-    with session.store() as store:
-        return find_subject(store.connection(), session.settings.state, number)
-
-
-def _model_directory(session: Session) -> Path:
-    from selflearn.models.library import locate
-
-    return locate(session.settings.serving.model, session.settings.state)
-
-
-def _base(session: Session, subject: Subject, dtype: str | None = None, *, weights: bool = True) -> LoadedBase:
-    from selflearn.learning.care.subject import load_subject_base
-
-    serving = session.settings.serving
-    return load_subject_base(
-        subject, _model_directory(session), device=serving.device, dtype=dtype or serving.dtype, weights=weights
-    )
-
-
-def _anchors(session: Session, base: LoadedBase, tell: Tell) -> Sequence[Anchor]:
-    """The anchors that only ever judge; answered now if no update did so before."""
-    from selflearn.learning.anchors import anchors_for
-    from selflearn.learning.cache import cache_directory
-
-    cache = cache_directory(session.settings.state, base.sha256)
-    return anchors_for(base, cache, lambda share: tell("answering the anchors", share)).judge
-
-
 def _sequences(
     session: Session, subject: Subject, base: LoadedBase, roles: Sequence[str], objective: str | None = None
 ) -> list[TokenSequence]:
@@ -263,18 +230,6 @@ def _sequences(
         examples = subject_examples(store.connection(), subject, roles)
     chosen = [example for example in examples if objective in (None, example.objective)]
     return encoded(base, chosen, session.settings.learning.max_length)
-
-
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """Shows a step and its share in [0, 1] on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("loading", total=1.0)
-        yield lambda step, share: progress.update(task, description=step, completed=share)
 
 
 def _weights(text: str) -> list[float]:

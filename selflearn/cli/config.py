@@ -26,5 +26,8 @@ def show_(context: typer.Context, as_json: Json = False) -> None:
 @app.command("check")
 def check(context: typer.Context) -> None:
     """Say whether the settings are right; exit code 2 if not."""
-    _ = session_of(context).settings
+    from selflearn.judging.canary_prompts import load_canaries
+
+    settings = session_of(context).settings
+    load_canaries(settings.judging.canary_file)
     message("The settings are right.")

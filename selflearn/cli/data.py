@@ -10,6 +10,7 @@ import typer
 
 from selflearn.cli.output import message, moment, pairs, show, table, tree
 from selflearn.cli.session import Session, session_of
+from selflearn.cli.why import names_interaction
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -73,7 +74,7 @@ def show_(
 ) -> None:
     """Show an example or an interaction with all that is known of it."""
     session = session_of(context)
-    if not name.isdecimal() and not name.startswith(ANSWER):
+    if not name.isdecimal() and not names_interaction(name):
         raise typer.BadParameter(f"{name!r} is neither a number nor an id; expected 12 or {ANSWER}…")
 
     def local(store: Store) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from selflearn.cli.certificates import wait_for_rebuild
 from selflearn.cli.data import app
 from selflearn.cli.output import message, moment, pairs, show
 from selflearn.cli.session import Session, session_of
@@ -33,17 +34,21 @@ def forget(
     ] = None,
     match: Annotated[str | None, typer.Option(metavar="TEXT", help="All that has these words (in any case).")] = None,
     reason: Annotated[str, typer.Option(help="Why; it is kept, so name nobody.")] = DEFAULT_REASON,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild/--no-rebuild", help="Make the versions that go again, without it.")
+    ] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until that is done.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete what somebody wrote from everywhere in the store, and tell which versions learned from it."""
+    """Delete what somebody wrote from everywhere in the store, and from the versions that have learned from it."""
     given = {"user": user, "source": source, "interaction": interaction, "match": match}
     named = {by: value for by, value in given.items() if value is not None}
     if len(named) != 1:
         raise typer.BadParameter("give exactly one of --user, --source, --interaction and --match")
     session = session_of(context)
-    body = {**named, "reason": reason, "dry_run": True}
+    body = {**named, "reason": reason, "rebuild": rebuild, "dry_run": True}
     if dry_run or not yes:
         found = _forget(session, body)
         _tell_forgotten(found)
@@ -53,6 +58,8 @@ def forget(
         typer.confirm("Delete it for good?", abort=True, err=True)
     done = _forget(session, {**body, "dry_run": False})
     _tell_forgotten(done)
+    if wait and done["to_rebuild"]:
+        done["certificate"] = wait_for_rebuild(session, done["certificate"])
     show(done, as_json, _print_forgotten)
 
 
@@ -144,25 +151,27 @@ def _forget(session: Session, body: dict[str, Any]) -> dict[str, Any]:
 def _forget_here(session: Session, store: Store, body: dict[str, Any]) -> dict[str, Any]:
     """Without a daemon; none may start meanwhile. What an update left that was killed goes, too."""
     from selflearn.backup import list_copies
-    from selflearn.experience.keeping.forgetting import forget as forget_here
     from selflearn.experience.keeping.selection import By, Selector
     from selflearn.store.directory import hold_state
     from selflearn.versions import work_directory
     from selflearn.versions.files import remove_tree
+    from selflearn.versions.forgetting import forget as forget_here
 
     selector = next(Selector(by, body[by]) for by in get_args(By) if by in body)
     with hold_state(session.settings.state) as state:
-        done = forget_here(
+        return forget_here(
             store,
+            state,
             session.learner,
             selector,
             actor=session.actor,
             reason=body["reason"],
             now=store.now,
             end_update=lambda number: remove_tree(work_directory(state, number)),
+            copies=lambda: list_copies(state),
+            rebuild=body["rebuild"],
             dry_run=body["dry_run"],
         )
-    return {**done, "copies": list_copies(session.settings.state)}
 
 
 def _any(found: dict[str, Any]) -> bool:
@@ -174,23 +183,33 @@ def _tell_forgotten(done: dict[str, Any]) -> None:
     would = "would be" if done["dry_run"] else "are"
     counted = ", ".join(f"{done[name]} {name}" for name in ("interactions", "feedback", "examples", "imports"))
     message(f"{counted} {would} forgotten.")
-    if learned := [*done["learned_by"], *done["continued_by"]]:
-        numbers = ", ".join(str(number) for number in learned)
+    if done["versions_gone"]:
+        went = "would go" if done["dry_run"] else "are gone"
+        message(f"Versions {_listed(done['versions_gone'])} knew it and {went}; version {done['serves']} serves.")
+    if done["to_rebuild"]:
         message(
-            f"Versions {numbers} have learned from it. They are not made anew by themselves yet; 'selflearn rollback "
-            f"{done['rollback_to']}' takes you back to before them."
+            f"Updates {_listed(done['to_rebuild'])} are made again without it, by a daemon, and the gate judges them "
+            "again. See: selflearn learn status."
         )
     if done["copies"]:
         message(f"Older copies may still have it; delete them by hand: {', '.join(done['copies'])}.")
     if not done.get("log_emptied", True):
         message("The write-ahead log could not be emptied: a reader held it. Run the same command again.")
     if done.get("traces"):
-        message("Traces are left in free space of the file. Stop the daemon, then: selflearn data vacuum.")
+        message(
+            "Traces are left in free space of the database (stop the daemon, then: selflearn data vacuum), or in what "
+            "versions that are kept have answered (answers.jsonl)."
+        )
 
 
 def _print_forgotten(done: dict[str, Any]) -> None:
-    names = ("interactions", "feedback", "examples", "emptied", "imports", "updates_ended", "learned_by")
+    names = ["interactions", "feedback", "examples", "emptied", "imports", "updates_ended", "learned_by"]
+    names += ["versions_gone", "to_rebuild", "serves", "certificate"]
     pairs([(name.replace("_", " "), done[name] if done[name] != [] else None) for name in names])
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _print_backup(done: dict[str, Any]) -> None:

@@ -67,7 +67,8 @@ def _send(context: typer.Context, given: dict[str, Any], as_json: bool) -> None:
 
         settings = session.settings.experience
         receipt = add_feedback(store, learner=session.learner, source=ACTOR, settings=settings, **given)
-        return {**asdict(receipt), "interaction_id": given["interaction_id"], "conversation": given["conversation"]}
+        named = {name: given[name] for name in ("interaction_id", "conversation")}
+        return {"object": "selflearn.feedback", **asdict(receipt), **named}
 
     done = session.either(lambda: session.call("POST", "/v1/feedback", given), local)
     message(done["detail"])

@@ -27,19 +27,28 @@ EXIT_CODES = {"promoted": 0, "refused": REFUSED, "inconclusive": REFUSED}
 def now(
     context: typer.Context,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict and show it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge it, and change nothing in service.")] = False,
     trigger: Annotated[str, typer.Option(help="What to note as the reason.")] = ACTOR,
     as_json: Json = False,
 ) -> None:
-    """Start an update now. With --wait: exit code 0 promoted, 3 refused or inconclusive, 1 failed."""
+    """Start an update now. With --wait: exit code 0 promoted (with --dry-run: would be), 3 not promoted, 1 failed."""
     session = session_of(context)
-    number = int(session.call("POST", "/admin/learn", {"trigger": trigger}, timeout=START_SECONDS)["update"])
+    body = {"trigger": trigger, "dry_run": dry_run}
+    number = int(session.call("POST", "/admin/learn", body, timeout=START_SECONDS)["update"])
     if not wait:
         message(f"Update {number} has started; see 'selflearn learn status'.")
         show({"update": number, "state": "running"}, as_json, lambda found: pairs([("update", found["update"])]))
         return
     update = _wait(session, number)
     show(update, as_json, _print_verdict)
-    raise typer.Exit(EXIT_CODES.get(update["state"], FAILED))
+    raise typer.Exit(_exit_code(update))
+
+
+def _exit_code(update: dict[str, Any]) -> int:
+    rehearsed = update["config"]["judging"].get("dry_run", False) and update["state"] == "inconclusive"
+    if rehearsed and (update.get("verdict") or {}).get("outcome") == "promote":
+        return 0
+    return EXIT_CODES.get(update["state"], FAILED)
 
 
 @app.command("status")
@@ -85,6 +94,9 @@ def learning_lines(found: dict[str, Any]) -> list[tuple[str, Cell]]:
         lines.append(("update", f"{running['update']} running ({running['trigger']}): {progress_text(running)}"))
     elif found["why_not"]:
         lines.append(("not learning now", found["why_not"]))
+    if (rebuild := found.get("rebuild")) is not None:
+        done = [f"{made['update']} {made['outcome']}" for made in rebuild["made"]]
+        lines.append(("forgetting", f"made again: {', '.join(done) or 'none'}; left: {rebuild['left']}"))
     if (last := found["last"]) is not None:
         reason = f": {last['reason']}" if last.get("reason") else ""
         when = "" if last.get("finished_at") is None else f" {moment(last['finished_at'])}"
@@ -154,4 +166,8 @@ def _print_verdict(update: dict[str, Any]) -> None:
     lines: list[tuple[str, Cell]] = [("update", update["id"]), ("outcome", update["state"])]
     if reason := update.get("reason") or verdict.get("reason"):
         lines.append(("reason", reason))
+    report = update.get("report") or {}
+    if len(tried := report.get("tried", ())) > 1:
+        scale = report["measurements"]["scale"]
+        lines.append(("scale", f"{scale:.4g} of the step, {len(tried)} sizes of it were judged"))
     pairs(lines)

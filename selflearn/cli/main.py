@@ -10,6 +10,8 @@ import typer
 
 from selflearn.cli import (
     adapters,
+    alarms,
+    audit,
     backtest,
     bench,
     chat,
@@ -19,6 +21,8 @@ from selflearn.cli import (
     data_stats,  # noqa: F401 - its commands are part of data.app
     data_transfer,  # noqa: F401
     demo_command,
+    diff,  # noqa: F401 - its command is part of versions.app
+    evaluate,
     feedback,
     keys,
     learn,
@@ -27,10 +31,11 @@ from selflearn.cli import (
     serve,
     status,
     versions,
+    why,
 )
 from selflearn.cli.output import message
 from selflearn.cli.session import Session
-from selflearn.errors import ConfigurationError, DaemonUnreachable, SelflearnError
+from selflearn.errors import ConfigurationError, DaemonUnreachable, RefusedByGate, SelflearnError
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
 INTERRUPTED = 130
@@ -94,10 +99,13 @@ app.add_typer(learn.app, name="learn")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(data.app, name="data")  # the other modules of data add their commands to it
 app.add_typer(versions.app, name="versions")
-app.command("why")(versions.why)
+app.command("why")(why.why)
+app.command("evaluate")(evaluate.evaluate)
 app.command("distil")(adapters.distil)  # its other commands are part of versions.app
+rollout.app.command("alarms")(alarms.alarms)
 app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollout.rollback)
+app.add_typer(audit.app, name="audit")
 app.command("backtest")(backtest.backtest)
 app.command("backup")(data_keeping.backup)
 app.command("restore")(data_keeping.restore)
@@ -123,6 +131,8 @@ def exit_code(error: SelflearnError) -> int:
     """The exit code that tells a script what kind of failure ``error`` is."""
     if isinstance(error, DaemonUnreachable):
         return UNREACHABLE
+    if isinstance(error, RefusedByGate):
+        return REFUSED
     return USAGE if isinstance(error, ConfigurationError) else FAILED
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -126,29 +127,33 @@ def duration(seconds: float | None) -> str:
 
 
 def verdict_table(verdict: Mapping[str, Any] | None) -> None:
-    """Prints the gate's checks: what each found, and what it wanted."""
+    """Prints the gate's checks in 80 columns: what each found and wanted, and below in words what did not pass."""
     checks = (verdict or {}).get("checks", [])
     rows = [
         [
-            check["name"],
+            str(check["name"]).removesuffix("_preference"),
             check.get("outcome"),
-            check.get("value"),
-            check.get("limit"),
+            _short(check.get("value")),
+            _short(check.get("limit")),
             _interval(check),
             check.get("samples"),
         ]
         for check in checks
     ]
-    details = [check.get("detail") for check in checks]
-    complete = [[*row, detail] for row, detail in zip(rows, details, strict=True)]
-    table(
-        ("check", "outcome", "value", "limit", "interval", "samples", "detail"), complete, empty="no checks were made"
-    )
+    table(("check", "outcome", "value", "limit", "interval", "n"), rows, empty="no checks were made")
+    for check in checks:
+        if check.get("outcome") != "pass" and check.get("detail"):
+            sys.stdout.write(textwrap.fill(f"{check['name']}: {check['detail']}", 80, subsequent_indent="  ") + "\n")
 
 
 def _interval(check: Mapping[str, Any]) -> str | None:
     low, high = check.get("low"), check.get("high")
-    return None if low is None or high is None else f"{text_of(low)} … {text_of(high)}"
+    return None if low is None or high is None else f"{_short(low)} … {_short(high)}"
+
+
+def _short(number: Cell) -> Cell:
+    """Three digits are enough to compare: the exact number is in the JSON."""
+    return f"{number:.3g}" if isinstance(number, float) else number
 
 
 def _plain(rows: Sequence[Sequence[str]]) -> None:

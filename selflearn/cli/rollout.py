@@ -71,13 +71,14 @@ def history(
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show which version is served, since when, which canary runs, and which others answer at once."""
     found = status_command.fetch(session_of(context))
-    data = {name: found[name] for name in ("served", "canary", "answering", "resident", "health")}
+    data = {name: found[name] for name in ("served", "canary", "pins", "answering", "resident", "health")}
     served = data["served"]
     lines = [
         ("served", f"{served['version']} ({served['name']})"),
         ("since", moment(served["since"])),
         ("put there by", served["action"]),
         ("canary", status_command.canary_line(data["canary"])),
+        ("pinned", status_command.pins_line(data["pins"])),
         ("answering", data["answering"]),
         ("loaded", ", ".join(str(number) for number in data["resident"])),
         ("health", data["health"]),
@@ -131,11 +132,14 @@ def promote(
     version: Annotated[
         int | None, typer.Argument(metavar="[N]", min=1, help="A version that passed the gate; the canary if left out.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Serve it although the gate did not promote it.")] = False,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Serve version N, or the canary, to everyone."""
+    """Serve version N, or the canary, to everyone. Exit code 3 if the gate did not promote it; then see --force."""
+    if force and reason == DEFAULT_REASON:
+        raise typer.BadParameter("an override is recorded with its reason; add --reason TEXT", param_hint="--force")
     session = session_of(context)
 
     def work(connection: Connection) -> Any:
@@ -143,11 +147,66 @@ def promote(
 
         state = session.settings.state
         return promote_here(
-            connection, version=version, reason=reason, state=state, dry_run=dry_run, **_by_operator(session)
+            connection,
+            version=version,
+            force=force,
+            reason=reason,
+            state=state,
+            dry_run=dry_run,
+            **_by_operator(session),
         )
 
-    body = {"version": version, "reason": reason, "dry_run": dry_run}
+    body = {"version": version, "force": force, "reason": reason, "dry_run": dry_run}
     _show_change(_order(session, "/admin/rollouts/promote", body, work), as_json, "promote")
+
+
+@app.command("pin")
+def pin(
+    context: typer.Context,
+    version: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of the version.")],
+    hold: Annotated[bool, typer.Option("--hold", help="Let nothing replace it in service by itself.")] = False,
+    reason: Reason = DEFAULT_REASON,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Keep version N whatever its age; with --hold, no update starts and nothing replaces it by itself either."""
+    session = session_of(context)
+
+    def work(connection: Connection) -> Any:
+        from selflearn.versions import pin as pin_here
+
+        return pin_here(connection, version=version, held=hold, reason=reason, dry_run=dry_run, **_by_operator(session))
+
+    body = {"version": version, "hold": hold, "reason": reason, "dry_run": dry_run}
+    done = _order(session, "/admin/rollouts/pin", body, work)
+    held = ", and nothing replaces it in service by itself" if done["held"] else ""
+    message(f"Version {version} {'would be' if dry_run else 'is'} kept{held}.")
+    show(done, as_json, lambda data: pairs([("pinned", data["version"]), ("held", data["held"])]))
+
+
+@app.command("unpin")
+def unpin(
+    context: typer.Context,
+    version: Annotated[
+        int | None, typer.Argument(metavar="[N]", min=0, help="Its number; the held one, or the only one, if left out.")
+    ] = None,
+    reason: Reason = DEFAULT_REASON,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Take the pin of version N away, and with it the hold."""
+    session = session_of(context)
+
+    def work(connection: Connection) -> Any:
+        from selflearn.versions import unpin as unpin_here
+
+        return unpin_here(connection, version=version, reason=reason, dry_run=dry_run, **_by_operator(session))
+
+    body = {"version": version, "reason": reason, "dry_run": dry_run}
+    done = _order(session, "/admin/rollouts/unpin", body, work)
+    was = "pinned and held" if done["held"] else "pinned"
+    message(f"Version {done['version']} {'is' if dry_run else 'was'} {was}.")
+    show(done, as_json, lambda data: pairs([("unpinned", data["version"])]))
 
 
 @app.command("abort")
@@ -200,10 +259,12 @@ def go_back(context: typer.Context, to: int | None, reason: str, dry_run: bool, 
     def work(connection: Connection) -> Any:
         from selflearn.versions import roll_back
 
-        state = session.settings.state
-        return roll_back(connection, to=to, reason=reason, state=state, dry_run=dry_run, **_by_operator(session))
+        given: dict[str, Any] = {"to": to, "reason": reason, "expected": expected, "dry_run": dry_run}
+        return roll_back(connection, state=session.settings.state, **given, **_by_operator(session))
 
-    body = {"to": to, "reason": reason, "dry_run": dry_run}
+    # "The one before" is meant as seen from here: two terminals that say it at once must not go back twice.
+    expected = _served(session) if to is None else None
+    body = {"to": to, "reason": reason, "expected": expected, "dry_run": dry_run}
     _show_change(_order(session, "/admin/rollback", body, work), as_json, "go back")
 
 
@@ -215,6 +276,15 @@ def _order(session: Session, path: str, body: dict[str, Any], work: Callable[[Co
         return {**asdict(done), "dry_run": body["dry_run"]}
 
     return session.either(lambda: session.call("POST", path, body, timeout=ORDER_SECONDS), local)
+
+
+def _served(session: Session) -> int:
+    def local(store: Store) -> int:
+        from selflearn.versions import served
+
+        return served(store.connection(), session.learner)
+
+    return session.either(lambda: int(session.call("GET", "/admin/status")["served"]["version"]), local)
 
 
 def _by_operator(session: Session) -> dict[str, Any]:

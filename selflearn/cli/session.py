@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from selflearn.errors import ConfigurationError, DaemonUnreachable, SelflearnError
+from selflearn.errors import ConfigurationError, DaemonUnreachable, RefusedByGate, SelflearnError
 
 if TYPE_CHECKING:
     import httpx
@@ -28,6 +28,7 @@ ACTOR = "operator"
 KEY_VARIABLE = "SELFLEARN_API_KEY"
 KEY_HINT = f" Put your key into {KEY_VARIABLE}, or name its file with --key-file or api.client_key_file."
 UNAUTHORIZED, FORBIDDEN = 401, 403
+REFUSED_BY_GATE = "refused_by_gate"
 LINES = "application/x-ndjson"
 _KEY = re.compile(r"[!-~]{1,500}")
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound to
@@ -191,11 +192,14 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
     if response.is_success and isinstance(data, dict):
         return data
     try:
-        text = str(cast("dict[str, Any]", data)["error"]["message"])
+        problem = cast("dict[str, Any]", data)["error"]
+        text = str(problem["message"])
     except (TypeError, KeyError):
         raise DaemonUnreachable(
             f"{response.url} answers {response.status_code}, but not as selflearn does. Check --url."
         ) from None
+    if problem.get("code") == REFUSED_BY_GATE:
+        raise RefusedByGate(text, code=REFUSED_BY_GATE)
     raise SelflearnError(text + (KEY_HINT if response.status_code == UNAUTHORIZED else ""))
 
 

@@ -224,7 +224,7 @@ def opened_file(file: str) -> Iterator[Opened]:
         try:
             yield Opened(digest, lines, raw, size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise SelflearnError(f"{file} is damaged ({error}); what was read before that is imported.") from error
+            raise SelflearnError(f"{file} is damaged ({error}); what an import had read before that stays.") from error
 
 
 def name_of(file: str) -> str:

@@ -1,4 +1,4 @@
-"""``selflearn versions`` and ``selflearn why``: what was made, whether it is intact, and how it came to be."""
+"""``selflearn versions``: what was made, and whether it is intact."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selflearn.cli.output import DASH, message, moment, pairs, show, table, tree, verdict_table
+from selflearn.cli.charts import NO_CURVE, print_curves
+from selflearn.cli.output import DASH, message, moment, show, table, tree
+from selflearn.cli.prune import prune
 from selflearn.cli.reproduce import reproduce
 from selflearn.cli.session import Session, session_of
+from selflearn.cli.why import version_or_base
 
 if TYPE_CHECKING:
     from selflearn.store import Store
@@ -34,7 +37,7 @@ def show_(context: typer.Context, number: Version, as_json: Json = False) -> Non
     found = session.either(
         lambda: session.call("GET", f"/admin/versions/{number}"), lambda store: _show(session, store, number)
     )
-    show(found, as_json, tree)
+    show(found, as_json, _print_shown)
 
 
 @app.command("verify")
@@ -43,36 +46,21 @@ def verify(
     number: Annotated[int | None, typer.Argument(metavar="[N]", min=0, help="One version; all if left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check every file of a version against its manifest. Exit code 1 if one is damaged."""
+    """Check every file of a version against its manifest, and that what answers is what the rollout log names.
+
+    Without N: all versions, and the kept candidates that were not promoted. Exit code 1 if one is damaged, or if
+    another version answers than should. Those whose files were removed on purpose are told, and are no failure.
+    """
     session = session_of(context)
-    numbers = [number] if number is not None else [int(row["version"]) for row in _list(session)["versions"]]
-    results = [_verify(session, each) for each in numbers]
-    rows = [
-        (result["version"], "intact" if result["intact"] else "damaged", result["files"], result["problem"])
-        for result in results
-    ]
-    show({"versions": results}, as_json, lambda _: table(("version", "state", "files", "problem"), rows))
-    if not all(result["intact"] for result in results):
+    found: dict[str, Any] = _verify_all(session) if number is None else {"versions": [_verify(session, number)]}
+    show(found, as_json, _print_verified)
+    checked = [*found["versions"], *found.get("refused", ())]
+    if any(result["intact"] is False for result in checked) or found.get("served", {}).get("problem"):
         raise typer.Exit(FAILED)
 
 
 app.command("reproduce")(reproduce)
-
-
-def why(
-    context: typer.Context,
-    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the update.")],
-    as_json: Json = False,
-) -> None:
-    """Tell the whole story of update N: what started it, what it learned from, what the gate found, what followed."""
-    session = session_of(context)
-
-    def local(store: Store) -> dict[str, Any]:
-        from selflearn.versions import why as tell
-
-        return tell(store, session.settings.state, number)
-
-    show(session.either(lambda: session.call("GET", f"/admin/why/{number}"), local), as_json, _print_why)
+app.command("prune")(prune)
 
 
 def _list(session: Session) -> dict[str, Any]:
@@ -100,11 +88,48 @@ def _verify(session: Session, number: int) -> dict[str, Any]:
     return session.either(lambda: session.call("POST", path, {}, timeout=VERIFY_SECONDS), local)
 
 
+def _verify_all(session: Session) -> dict[str, Any]:
+    def local(store: Store) -> dict[str, Any]:
+        from selflearn.cli.status import stopped
+        from selflearn.versions import compare_served, verify_all
+
+        found = verify_all(store, session.settings.state, session.learner)
+        return {**found, "served": compare_served(stopped(session, store))}
+
+    return session.either(lambda: session.call("POST", "/admin/verify", {}, timeout=VERIFY_SECONDS), local)
+
+
+def _print_verified(found: dict[str, Any]) -> None:
+    rows = [(row["version"], _state(row), row["files"], row["problem"]) for row in found["versions"]]
+    rows += [
+        (f"{row['version']} (refused)", _state(row), row["files"], row["problem"]) for row in found.get("refused", ())
+    ]
+    table(("version", "state", "files", "problem"), rows)
+    if served := found.get("served"):
+        message(served["problem"] or f"Version {served['version']} is served, as the rollout log says.")
+
+
+def _state(row: dict[str, Any]) -> str:
+    if (removed := row["removed"]) is not None:
+        return f"removed {moment(removed['at'])} ({removed['because']})"
+    return "intact" if row["intact"] else "damaged"
+
+
+def _print_shown(found: dict[str, Any]) -> None:
+    tree({name: value for name, value in found.items() if name != "curve"})
+    print_curves(found.get("curve") or NO_CURVE)
+
+
+def _state_of(row: dict[str, Any]) -> str:
+    words = [name for name in ("served", "forced") if row[name]]
+    return ", ".join(words)
+
+
 def _print_list(found: dict[str, Any]) -> None:
     rows = [
         (
             row["name"],
-            "served" if row["served"] else "",
+            _state_of(row),
             DASH if row["parent"] is None else version_or_base(row["parent"]),
             moment(row["created_at"]),
             row["trigger"],
@@ -113,35 +138,3 @@ def _print_list(found: dict[str, Any]) -> None:
         for row in found["versions"]
     ]
     table(("version", "state", "made from", "when", "started by", "sha256"), rows)
-
-
-def version_or_base(number: int) -> str:
-    """``base`` for 0, ``v000007`` for 7."""
-    return f"v{number:06d}" if number else "base"
-
-
-def _print_why(story: dict[str, Any]) -> None:
-    """The head as pairs, the examples as counts, the gate as a table, then the rest."""
-    pairs(
-        [
-            ("update", f"{story['update']} ({story['outcome']})"),
-            ("reason", story["reason"]),
-            ("started by", story["trigger"]),
-            ("made from", version_or_base(story["parent"])),
-            ("when", f"{moment(story['started_at'])} to {moment(story['finished_at'])}"),
-            ("seed", story["seed"]),
-        ]
-    )
-    roles = [(role, found["count"], _sources(found["sources"])) for role, found in story["examples"].items()]
-    table(("examples", "count", "from"), roles)
-    verdict_table(story["verdict"])
-    rollouts = [
-        (moment(row["created_at"]), row["action"], row["from"], row["version"], row["actor"], row["reason"])
-        for row in story["rollouts"]
-    ]
-    table(("rollouts", "action", "from", "to", "by", "reason"), rollouts, empty="It was never put into service.")
-    message("Every example, the configuration and the report: add --json.")
-
-
-def _sources(sources: dict[str, int]) -> str:
-    return ", ".join(f"{source} {count}" for source, count in sources.items())

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,18 @@ from selflearn.api.services import Activity, Services
 from selflearn.config import ServingSettings, Settings
 from selflearn.daemon.engines import running_engine
 from selflearn.daemon.jobs import Base
+from selflearn.daemon.probing import AnchorProbe
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.daemon.updates import Updates
+from selflearn.daemon.watchdog import Watchdog
 from selflearn.experience import check_detector, check_languages, prepare_near_duplicates
+from selflearn.judging.canary_prompts import CanaryPrompt, load_canaries
 from selflearn.models.library import prepare
 from selflearn.monitoring import Metrics
 from selflearn.serving import Engine, Traffic
 from selflearn.store import Store, database_path
 from selflearn.versions import ensure_learner, reconcile
+from selflearn.versions.alarms import why_cooling
 
 if TYPE_CHECKING:
     from selflearn.models.base import LoadedBase
@@ -40,6 +44,7 @@ class Daemon:
     services: Services
     rollouts: Rollouts
     updates: Updates
+    watchdog: Watchdog
 
 
 @contextlib.asynccontextmanager
@@ -48,10 +53,12 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
     await asyncio.to_thread(check_detector, settings.experience)
     await asyncio.to_thread(check_languages, settings.experience)
     await asyncio.to_thread(prepare_near_duplicates)
+    canaries = await asyncio.to_thread(load_canaries, settings.judging.canary_file)
     metrics = Metrics()
     store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
     try:
         base = await asyncio.to_thread(_load_base, settings.serving, state)
+        await asyncio.to_thread(_check_canaries, canaries, base)
         _put_in_order(store, settings, state, base, now)
         async with running_engine(settings, state, base) as engine:
             rollouts, traffic = _rollouts(store, settings, state, base, engine, metrics, now)
@@ -59,12 +66,13 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
             gc.collect()
             gc.freeze()  # what is loaded stays: no later collection has to look at it again
             activity = Activity(now)
-            updates = _updates(store, settings, state, base, rollouts, metrics, activity, now)
+            updates = _updates(store, settings, state, base, rollouts, metrics, activity, canaries, now)
             services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
             metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
             metrics.before_scrape(lambda: metrics.update_seconds_left.set(updates.seconds_left() or 0.0))
+            watchdog = _watchdog(store, settings, state, base, rollouts, traffic, metrics, now)
             try:
-                yield Daemon(services, rollouts, updates)
+                yield Daemon(services, rollouts, updates, watchdog)
             finally:
                 await asyncio.to_thread(updates.stop)
                 await traffic.close()
@@ -84,6 +92,13 @@ def _load_base(serving: ServingSettings, state: Path) -> LoadedBase:
     torch.set_num_threads(1)
     weights = serving.engine == "transformers"  # vLLM loads them in a process of its own
     return load_base(directory.resolve(), device=serving.device, dtype=serving.dtype, weights=weights)
+
+
+def _check_canaries(canaries: Sequence[CanaryPrompt], base: LoadedBase) -> None:
+    if canaries:
+        from selflearn.learning.evidence import check_canaries
+
+        check_canaries(canaries, base)
 
 
 def _put_in_order(store: Store, settings: Settings, state: Path, base: LoadedBase, now: Callable[[], float]) -> None:
@@ -134,6 +149,7 @@ def _updates(
     rollouts: Rollouts,
     metrics: Metrics,
     activity: Activity,
+    canaries: Sequence[CanaryPrompt],
     now: Callable[[], float],
 ) -> Updates:
     return Updates(
@@ -148,6 +164,31 @@ def _updates(
         idle_seconds=lambda: activity.idle_seconds,
         longest_wait=activity.take_longest_wait,
         loop=asyncio.get_running_loop(),
+        canaries=canaries,
+        cooling=lambda: why_cooling(store, settings.learner, settings.watchdog.cooldown_seconds, now),
+        now=now,
+    )
+
+
+def _watchdog(
+    store: Store,
+    settings: Settings,
+    state: Path,
+    base: LoadedBase,
+    rollouts: Rollouts,
+    traffic: Traffic,
+    metrics: Metrics,
+    now: Callable[[], float],
+) -> Watchdog:
+    return Watchdog(
+        store=store,
+        learner=settings.learner,
+        state=state,
+        settings=settings.watchdog,
+        experience=settings.experience,
+        rollouts=rollouts,
+        probe=AnchorProbe(traffic, base.tokenizer),
+        metrics=metrics,
         now=now,
     )
 
@@ -182,6 +223,7 @@ def _services(
         serving=settings.serving,
         api=settings.api,
         experience=settings.experience,
+        versions=settings.versions,
         now=now,
         activity=activity,
         started_at=now(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.errors import UpdateError
 from selflearn.experience import LEFT_OUT, Example, Snapshot, load_examples
 from selflearn.judging import Verdict
+from selflearn.judging.canary_prompts import CanaryPrompt
 from selflearn.learning.cache import cache_directory
 from selflearn.learning.job import ROLES, Job, JobExample, Role
 from selflearn.store import Store
 from selflearn.versions import Manifest, version_directory
+from selflearn.versions.outcomes import Past
 from selflearn.versions.registry import unknown_update
 
 LIBRARIES = ("selflearn", "torch", "transformers", "tokenizers", "peft", "safetensors")
@@ -60,8 +62,10 @@ def make_job(
     learning: LearningSettings,
     judging: JudgingSettings,
     rate_factor: float,
+    past: Past | None = None,
+    canaries: Sequence[CanaryPrompt] = (),
 ) -> Job:
-    """The worker's job for one update; ``parent`` 0 is the base model."""
+    """The worker's job for one update; ``parent`` 0 is the base model. ``past`` is what judging it needs of others."""
     roles = snapshot.roles()
     return Job(
         update=update,
@@ -77,6 +81,9 @@ def make_job(
         judging=judging,
         contradicting=snapshot.contradicting,
         rate_factor=rate_factor,
+        earlier_looks=0 if past is None else past.looks,
+        ancestors={} if past is None else past.ancestors,
+        canaries=tuple(canaries),
         examples=tuple(_job_example(found, role) for role in ROLES for found in roles[role]),
     )
 
@@ -131,16 +138,17 @@ def libraries() -> dict[str, str]:
 def job_of_update(store: Store, state: Path, number: int, model_directory: Path, base_sha256: str) -> Job:
     """The job of an update of the past, from its row, the roles of its examples, and their texts as they are today.
 
-    Its threads are those that the worker had. Which examples contradicted earlier ones is not part of the record: it
-    decides about the verdict alone. Raises ``NotFound`` for an unknown number, and :class:`UpdateError` that names
-    the examples which were forgotten since, or the settings which this selflearn does not know.
+    Its threads are those that the worker had, and its scale is that which was kept then. Which examples contradicted
+    earlier ones is not part of the record: it decides about the verdict alone. Raises ``NotFound`` for an unknown
+    number, and :class:`UpdateError` that names the examples which were forgotten since, or the settings which this
+    selflearn does not know.
     """
     found = store.read("SELECT learner, parent, seed, config, report FROM updates WHERE id = ?", (number,))
     if not found:
         raise unknown_update(number)
     row, config = found[0], json.loads(found[0]["config"])
     report = json.loads(row["report"] or "{}")
-    learning, judging = _settings(number, config)
+    learning, judging = recorded_settings(number, config)
     return Job(
         update=number,
         learner=str(row["learner"]),
@@ -154,11 +162,13 @@ def job_of_update(store: Store, state: Path, number: int, model_directory: Path,
         learning=learning.model_copy(update={"threads": int(report.get("threads", learning.threads))}),
         judging=judging,
         rate_factor=float(config.get("rate_factor", 1.0)),
+        scale=float(report.get("measurements", {}).get("scale", 1.0)),
         examples=_examples_of(store, number, {row["id"]: row["role"] for row in report.get("left_out", ())}),
     )
 
 
-def _settings(number: int, config: Mapping[str, Any]) -> tuple[LearningSettings, JudgingSettings]:
+def recorded_settings(number: int, config: Mapping[str, Any]) -> tuple[LearningSettings, JudgingSettings]:
+    """The settings that update ``number`` was recorded with; :class:`UpdateError` names those not known here."""
     try:
         return LearningSettings(**config["learning"]), JudgingSettings(**config["judging"])
     except ValidationError as error:

@@ -28,12 +28,14 @@ from selflearn.api.origins import LOOPBACK
 from selflearn.api.services import Services
 from selflearn.config import ApiSettings, Settings
 from selflearn.daemon.composition import composed
+from selflearn.daemon.rebuilding import TRIGGER, Rebuilding
 from selflearn.daemon.updates import Updates
 from selflearn.errors import ConfigurationError, SelflearnError
 from selflearn.experience.keeping.retention import retain
 from selflearn.monitoring import configure
 from selflearn.restore import finish_restore
 from selflearn.store.directory import hold_state
+from selflearn.versions.retention import prune
 
 FIRST_LOOK_SECONDS = 5.0
 #: After a start others have more to do. A daemon that is started every day still keeps its limits.
@@ -113,13 +115,16 @@ async def _serve(
         _listen_to_signals(server, daemon.updates, functools.partial(_reload, app, reread))
         scheduler = _scheduler(daemon.updates, settings)
         _keep_limits(scheduler, daemon.services)
+        _rebuilding(daemon.services, daemon.updates, settings).begin(scheduler)
         follower = asyncio.create_task(daemon.rollouts.follow_forever())
+        watcher = asyncio.create_task(daemon.watchdog.watch_forever())
         _say_hello(f"http://{f'[{host}]' if ':' in host else host}:{port}", app.state.services, settings)
         try:
             await server.serve(sockets=[listening])
         finally:
             scheduler.shutdown(wait=False)
             follower.cancel()
+            watcher.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -194,10 +199,11 @@ def _scheduler(updates: Updates, settings: Settings) -> BackgroundScheduler:
 
 
 def _keep_limits(scheduler: BackgroundScheduler, services: Services) -> None:
-    """Deletes daily what is too old or too much, if there is a limit."""
-    if services.experience.keep_days or services.experience.max_megabytes:
+    """Deletes daily what is too old or too much: of the data if there is a limit, and of the versions."""
+    data = services.experience.keep_days or services.experience.max_megabytes
+    for job in (_retain, _prune) if data else (_prune,):
         scheduler.add_job(
-            _retain,
+            job,
             "interval",
             args=(services,),
             days=1,
@@ -208,10 +214,28 @@ def _keep_limits(scheduler: BackgroundScheduler, services: Services) -> None:
         )
 
 
+def _rebuilding(services: Services, updates: Updates, settings: Settings) -> Rebuilding:
+    return Rebuilding(
+        store=services.store,
+        learner=services.learner,
+        judging=settings.judging,
+        running=updates.is_running,
+        start=lambda: updates.learn_now(TRIGGER),
+        now=services.now,
+    )
+
+
 def _retain(services: Services) -> None:
     done = retain(services.store, services.learner, services.experience, services.now)
     log = logger.info if done.fits else logger.warning
     log("retention done" if done.fits else "what is needed exceeds max_megabytes", extra={"fields": asdict(done)})
+
+
+def _prune(services: Services) -> None:
+    done = prune(services.store, services.state, services.learner, services.versions, now=services.now)
+    if done.removed:
+        gone = {"versions": [each.version for each in done.removed], "bytes": sum(each.bytes for each in done.removed)}
+        logger.info("old versions removed", extra={"fields": gone})
 
 
 def _say_hello(url: str, services: Services, settings: Settings) -> None:

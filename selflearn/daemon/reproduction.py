@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from selflearn.daemon.jobs import job_of_update, libraries
-from selflearn.errors import ModelError, UpdateError
+from selflearn.errors import ModelError, UpdateError, VersionRemoved
 from selflearn.learning.forecast import Forecast, work_of
 from selflearn.learning.job import Job, write_job
 from selflearn.learning.process import Cancelled, Worker
 from selflearn.models.library import fingerprint
 from selflearn.store import Store
-from selflearn.versions import ADAPTER, Manifest, verify, version_directory
+from selflearn.versions import ADAPTER, Manifest, read_manifest, verify_registered, version_directory
 from selflearn.versions.files import sha256_file
 from selflearn.versions.registry import unknown_update
+from selflearn.versions.removal import removal_of
 
 NICENESS = 10  # at least: a daemon may be serving on the same cores
 
@@ -62,8 +63,8 @@ def reproduce(
     """Carries out the job of version ``number`` once more, in a worker of its own and a temporary folder.
 
     Changes nothing in ``state`` but what is kept of the base model. ``on_progress`` gets what ``learn status`` shows of
-    a running update. Raises ``NotFound``, :class:`VersionDamaged`, ``ModelError``, and :class:`UpdateError` for what
-    left no version or cannot be made again.
+    a running update. Raises ``NotFound``, :class:`VersionDamaged`, :class:`VersionRemoved`, ``ModelError``, and
+    :class:`UpdateError` for what left no version or cannot be made again.
     """
     manifest = _intact(store, state, number)
     if (found := fingerprint(model_directory)) != manifest.base_sha256:
@@ -96,7 +97,12 @@ def _intact(store: Store, state: Path, number: int) -> Manifest:
             f"Update {number} left no version ({update[0]['state']}), so there is nothing to compare with. See: "
             "selflearn versions list."
         )
-    return verify(version_directory(state, number), registered[0]["manifest_sha256"])
+    if (removal := removal_of(store.connection(), number)) is not None:
+        raise VersionRemoved(
+            f"Version {number} was {removal}: its bytes are not there any more, to compare with or to continue."
+        )
+    verify_registered(store.connection(), state, number)
+    return read_manifest(version_directory(state, number), registered[0]["manifest_sha256"])
 
 
 def _carry_out(job: Job, folder: Path, on_progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

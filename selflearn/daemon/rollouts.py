@@ -11,12 +11,13 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from selflearn import overview
+from selflearn.daemon.overrides import override_gate
 from selflearn.errors import (
     EngineError,
     EngineUnavailable,
@@ -30,6 +31,7 @@ from selflearn.monitoring import Metrics
 from selflearn.serving import Engine, Generation, Traffic
 from selflearn.store import Store
 from selflearn.versions import (
+    ADAPTER,
     Canary,
     abort_broken,
     abort_canary,
@@ -44,6 +46,8 @@ from selflearn.versions import (
     verify_registered,
     version_directory,
 )
+from selflearn.versions.files import sha256_file
+from selflearn.versions.overrides import was_not_promoted
 from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
 FOLLOW_SECONDS = 1.0
@@ -78,12 +82,15 @@ class Rollouts:
         self._changing = asyncio.Lock()
         # A canary is loaded under a lock of its own, so that a rollback need not wait for it. Taken before the other.
         self._starting_canary = asyncio.Lock()
+        self._loaded: dict[int, str] = {}
+        self._withdrawn: set[int] = set()
 
     async def follow(self) -> None:
         """Makes the log true; does nothing when it is. Raises only if not even the base can be served."""
         async with self._changing:
             await self._make_true()
             await self._keep_base()
+            await self._traffic.discard(self._withdrawn)
         await self._follow_canary()
 
     async def follow_forever(self) -> None:
@@ -97,23 +104,47 @@ class Rollouts:
             except Exception:  # nothing may end the one who follows the log
                 logger.exception("the rollout log cannot be followed")
 
+    def loaded_sha256(self, version: int) -> str | None:
+        """SHA-256 (hex) of the adapter that a version was loaded from here; None for the base, and where none was."""
+        return self._loaded.get(version)
+
     # What operators order
 
-    async def roll_back(self, to: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
+    async def roll_back(
+        self, to: int | None, actor: str, reason: str, dry_run: bool, expected: int | None = None
+    ) -> dict[str, Any]:
         """Serves version ``to`` (None: the one before) and returns once it takes all new requests."""
 
         def work(connection: sqlite3.Connection) -> Any:
-            return roll_back(
-                connection, learner=self._learner, to=to, actor=actor, reason=reason, **self._options(dry_run)
-            )
+            options = {**self._options(dry_run), "expected": expected}
+            return roll_back(connection, learner=self._learner, to=to, actor=actor, reason=reason, **options)
 
         done = await self._carry_out("rolled back", work, actor, dry_run)
         if not dry_run:
             self._metrics.rollbacks.labels("operator").inc()
         return done
 
-    async def promote(self, version: int | None, actor: str, reason: str, dry_run: bool) -> dict[str, Any]:
-        """Serves a registered version (None: the canary) and returns once it takes all new requests."""
+    async def promote(
+        self, version: int | None, actor: str, reason: str, dry_run: bool, force: bool = False
+    ) -> dict[str, Any]:
+        """Serves a registered version (None: the canary) and returns once it takes all new requests.
+
+        With ``force`` also the candidate of an update that the gate did not promote, if it is kept.
+        """
+        if version is not None and await asyncio.to_thread(self._was_not_promoted, version):
+            done = await override_gate(
+                self,
+                self._store,
+                self._state,
+                learner=self._learner,
+                update=version,
+                force=force,
+                actor=actor,
+                reason=reason,
+                dry_run=dry_run,
+                now=self._now,
+            )
+            return {**asdict(done), "dry_run": dry_run}
 
         def work(connection: sqlite3.Connection) -> Any:
             return promote(
@@ -121,6 +152,9 @@ class Rollouts:
             )
 
         return await self._carry_out("promoted", work, actor, dry_run)
+
+    def _was_not_promoted(self, version: int) -> bool:
+        return was_not_promoted(self._store.connection(), self._learner, version)
 
     async def start_canary(
         self, version: int, share: float, for_seconds: float | None, actor: str, reason: str, dry_run: bool
@@ -154,6 +188,20 @@ class Rollouts:
 
         return await self._carry_out("canary aborted", work, actor, dry_run)
 
+    async def order(self, what: str, work: Callable[[sqlite3.Connection], Any], actor: str) -> dict[str, Any]:
+        """Has ``work`` write into the log, and makes that true; ``work`` returns a dataclass of what it did."""
+        return await self._carry_out(what, work, actor, False)
+
+    async def reopen(self, version: int) -> None:
+        """Loads the served version anew from its files and puts it in its own place; raises as :meth:`open`."""
+        started = time.monotonic()
+        generation = await asyncio.to_thread(self.open, version)
+        async with self._changing:
+            if (await asyncio.to_thread(self._wanted)).version == version:
+                await self._put_into_service(generation, started)
+                return
+        await generation.close(0.0)  # the log went on while it was loaded
+
     def _options(self, dry_run: bool) -> dict[str, Any]:
         return {"state": self._state, "now": self._now, "dry_run": dry_run}
 
@@ -170,6 +218,18 @@ class Rollouts:
         if problem is not None:
             raise problem
         return {**done, "dry_run": False}
+
+    async def withdraw(self, versions: Collection[int]) -> None:
+        """Serves what the log says, and lets go of versions of which nobody may get an answer any more.
+
+        If nothing else can be served now, that is tried again every second.
+        """
+        self._withdrawn |= set(versions)
+        self._metrics.rollbacks.labels("forgotten").inc()
+        try:
+            await self.follow()
+        except SelflearnError as error:
+            logger.error("what had learned the forgotten cannot be replaced yet: %s", error)
 
     # What updates bring
 
@@ -267,6 +327,8 @@ class Rollouts:
 
     def _load(self, version: int, directory: Path | None) -> Generation:
         try:
+            if directory is not None:
+                self._loaded[version] = sha256_file(directory / ADAPTER)
             return self._engine.open_generation(version, directory)
         except SelflearnError:
             raise
@@ -319,7 +381,7 @@ class Rollouts:
         for ancestor in lineage(connection, version)[1:]:
             try:
                 verify_registered(connection, self._state, ancestor)
-            except VersionDamaged:
+            except VersionError:  # damaged, or removed
                 continue
             return ancestor
         return 0

@@ -11,49 +11,46 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selflearn import overview
 from selflearn.config import JudgingSettings, LearningSettings
+from selflearn.daemon.gauges import show_verdict
 from selflearn.daemon.jobs import Base, make_job
 from selflearn.daemon.preemption import Preemption
+from selflearn.daemon.rebuilding import open_update_for
 from selflearn.daemon.rollouts import Rollouts
-from selflearn.daemon.steps import Sealed, judge, open_next, register_sealed, seal_candidate
+from selflearn.daemon.running import Running
+from selflearn.daemon.steps import (
+    Sealed,
+    closing,
+    judge,
+    keep_candidate,
+    register_sealed,
+    seal_candidate,
+)
 from selflearn.errors import NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
-from selflearn.experience import Snapshot, funnel, new_examples, why_not
+from selflearn.experience import funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Verdict
+from selflearn.judging.canary_prompts import CanaryPrompt
 from selflearn.learning.forecast import Forecast, Speed, work_of
 from selflearn.learning.job import write_job
 from selflearn.learning.process import Cancelled, Worker
 from selflearn.learning.trigger import Situation, reason_to_wait
 from selflearn.monitoring import Metrics
 from selflearn.store import Store
-from selflearn.versions import close_update, work_directory
+from selflearn.versions import close_update, held, work_directory
 from selflearn.versions.files import remove_tree
+from selflearn.versions.outcomes import past_of
+from selflearn.versions.pins import require_unheld
+from selflearn.versions.rebuilds import open_rebuild, rebuild_status, waiting_words
 from selflearn.versions.registry import ClosedState
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Running:
-    update: int
-    parent: int
-    trigger: str
-    seed: int
-    snapshot: Snapshot
-    rate_factor: float
-    started_at: float
-    progress: dict[str, Any] = field(default_factory=dict)
-    forecast: Forecast | None = None
-    worker: Worker | None = None
-    preemption: Preemption | None = None
-    cancelled_because: str | None = None
 
 
 class Updates:
@@ -73,15 +70,17 @@ class Updates:
         idle_seconds: Callable[[], float],
         longest_wait: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
+        canaries: Sequence[CanaryPrompt] = (),
+        cooling: Callable[[], str] = str,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state, self._base = store, learner, state, base
-        self._learning, self._judging = learning, judging
+        self._learning, self._judging, self._canaries = learning, judging, canaries
         self._rollouts, self._metrics = rollouts, metrics
         self._idle_seconds, self._longest_wait = idle_seconds, longest_wait
-        self._loop, self._now = loop, now
+        self._loop, self._now, self._cooling = loop, now, cooling
         self._lock = threading.Lock()
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._not_enough: str | None = None
         self._speed: Speed | None = None  # of the last update
         self._thread: threading.Thread | None = None
@@ -103,15 +102,18 @@ class Updates:
         if waiting is not None:
             self._metrics.learning_skipped.labels(waiting[0]).inc()
 
-    def learn_now(self, trigger: str) -> int:
-        """Starts an update and returns its number. Raises ``UpdateRunning`` or ``NotEnoughExamples``."""
+    def learn_now(self, trigger: str, dry_run: bool = False) -> int:
+        """Starts an update and returns its number; with ``dry_run`` it is judged and not promoted by itself.
+
+        Raises ``UpdateRunning``, ``NotEnoughExamples``, or ``Conflict`` while an operator holds the served version.
+        """
         with self._lock:
             if self._stopping:
                 raise UpdateError("The daemon is stopping. Start the update when it runs again.")
             if self._running is not None:
                 number = self._running.update
                 raise UpdateRunning(f"Update {number} is running. Wait for it, or: selflearn learn cancel.")
-            running = self._store.write(lambda connection: self._open(connection, trigger))
+            running = self._store.write(lambda connection: self._open(connection, trigger, dry_run))
             self._running, self._not_enough = running, None
             self._thread = threading.Thread(target=self._carry_out, args=(running,), name=f"update-{running.update}")
             self._thread.start()
@@ -164,6 +166,10 @@ class Updates:
         if self._running is not None and self._running.worker is not None:
             self._running.worker.kill()
 
+    def is_running(self) -> bool:
+        """Whether an update runs, from its opening until all of it is over."""
+        return self._running is not None
+
     def worker_alive(self) -> bool:
         running = self._running
         return running is not None and running.worker is not None and running.worker.is_alive()
@@ -185,26 +191,12 @@ class Updates:
             "waiting_for": None if running is not None else waiting[1] if waiting else soon,
             "fresh": self._new_examples()[0],
             "needed": self._learning.min_examples,
-            "running": None if running is None else self._describe(running),
+            "running": None if running is None else running.describe(self._now()),
             "last": overview.last_update(self._store, self._learner),
+            "rebuild": rebuild_status(self._store.connection(), self._learner),
             "rate_factor": overview.rate_factor(self._store.connection(), self._learner, self._learning),
         }
         return {**found, "why_not": why_not(found, funnel(self._store, self._learner))}
-
-    def _describe(self, running: _Running) -> dict[str, Any]:
-        progress, now = running.progress, self._now()
-        return {
-            "update": running.update,
-            "trigger": running.trigger,
-            "phase": progress.get("phase", "starting"),
-            "step": int(progress.get("step", 0)),
-            "steps": int(progress.get("steps", 0)),
-            "loss": progress.get("loss"),
-            "started_at": running.started_at,
-            "elapsed_seconds": now - running.started_at,
-            "paused_seconds": 0.0 if running.preemption is None else running.preemption.seconds,
-            "seconds_left": None if running.forecast is None else running.forecast.seconds_left(now),
-        }
 
     # When to start
 
@@ -216,32 +208,39 @@ class Updates:
             new_examples=new,
             waiting_seconds=max(0.0, self._now() - oldest) if new else 0.0,
             idle_seconds=self._idle_seconds(),
+            held=held(self._store.connection(), self._learner),
+            cooling=self._cooling(),
+            rebuilding=self._rebuilding(),
         )
         return reason_to_wait(situation, self._learning)
+
+    def _rebuilding(self) -> str:
+        found = open_rebuild(self._store.connection(), self._learner)
+        return "" if found is None else waiting_words(found)
 
     def _new_examples(self) -> tuple[int, float]:
         return new_examples(self._store, self._learner)
 
     # One update
 
-    def _open(self, connection: sqlite3.Connection, trigger: str) -> _Running:
-        opened = open_next(
+    def _open(self, connection: sqlite3.Connection, trigger: str, dry_run: bool) -> Running:
+        judging = self._judging.model_copy(update={"dry_run": True}) if dry_run else self._judging
+        require_unheld(connection, self._learner, "no update starts")
+        opened = open_update_for(
             connection,
             self._learner,
             trigger=trigger,
             base=self._base,
             learning=self._learning,
-            judging=self._judging,
+            judging=judging,
             now=self._now,
         )
-        return _Running(
-            opened.update, opened.parent, trigger, opened.seed, opened.snapshot, opened.rate_factor, self._now()
-        )
+        return Running(opened, trigger, judging, self._now())
 
-    def _carry_out(self, running: _Running) -> None:
+    def _carry_out(self, running: Running) -> None:
         work = work_directory(self._state, running.update)
         outcome = "failed"
-        logger.info("update started", extra={"fields": self._counted(running)})
+        logger.info("update started", extra={"fields": running.counted()})
         try:
             outcome = self._train_and_judge(running, work)
         except SelflearnError as error:
@@ -255,23 +254,21 @@ class Updates:
             remove_tree(work)
             self._running = None
 
-    def _counted(self, running: _Running) -> dict[str, Any]:
-        counted = {role: len(examples) for role, examples in running.snapshot.roles().items()}
-        return {"update": running.update, "parent": running.parent, "trigger": running.trigger, **counted}
-
-    def _train_and_judge(self, running: _Running, work: Path) -> str:
+    def _train_and_judge(self, running: Running, work: Path) -> str:
         reach("after-snapshot")
         job = make_job(
             self._state,
             update=running.update,
-            parent=running.parent,
-            seed=running.seed,
-            snapshot=running.snapshot,
+            parent=running.opened.parent,
+            seed=running.opened.seed,
+            snapshot=running.opened.snapshot,
             learner=self._learner,
             base=self._base,
-            learning=self._learning,
-            judging=self._judging,
-            rate_factor=running.rate_factor,
+            learning=running.opened.learning,
+            judging=running.judging,
+            rate_factor=running.opened.rate_factor,
+            past=past_of(self._store.connection(), self._learner, running.opened.parent),
+            canaries=self._canaries,
         )
         write_job(job, work)
         running.forecast = Forecast(work_of(job), self._speed)
@@ -279,14 +276,24 @@ class Updates:
         if isinstance(result, Cancelled):
             reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
-        verdict = judge(result, self._judging)
-        self._show(result, verdict)
-        if verdict.outcome == "promote":
+        verdict = judge(result, running.judging)
+        show_verdict(self._metrics, result, verdict)
+        if verdict.outcome == "promote" and not running.judging.dry_run:
             return self._promote(running, work, result, verdict)
-        state: ClosedState = "refused" if verdict.outcome == "refuse" else "inconclusive"
-        return self._close(running, state, result, verdict, verdict.reason)
+        report = keep_candidate(
+            self._state,
+            work,
+            base=self._base,
+            snapshot=running.opened.snapshot,
+            report=result,
+            verdict=verdict,
+            created_at=self._now(),
+            keep=running.judging.keep_refused,
+        )
+        state, reason = closing(verdict, running.judging)
+        return self._close(running, state, report, verdict, reason)
 
-    def _watched(self, running: _Running, worker: Worker) -> dict[str, Any] | Cancelled:
+    def _watched(self, running: Running, worker: Worker) -> dict[str, Any] | Cancelled:
         """Waits for the worker, which serving may pause meanwhile."""
         running.worker = worker
         if running.cancelled_because is not None:
@@ -305,7 +312,7 @@ class Updates:
         finally:
             self._metrics.update_paused_seconds.inc(preemption.seconds)
 
-    def _saw(self, running: _Running, line: dict[str, Any]) -> None:
+    def _saw(self, running: Running, line: dict[str, Any]) -> None:
         if running.forecast is not None:
             running.forecast.saw(line)
             self._speed = running.forecast.speed
@@ -317,21 +324,12 @@ class Updates:
                 logger.info("training", extra={"fields": {"update": running.update, **fields}})
         running.progress = {**running.progress, **line}
 
-    def _show(self, report: Mapping[str, Any], verdict: Verdict) -> None:
-        self._metrics.observe_verdict(verdict.as_dict())
-        values = {check.name: check.value for check in verdict.checks}
-        self._metrics.observe_drift(
-            layer_groups=_by_layer_group(report["measurements"]["weight_drift"]),
-            kl_nats=values["kl_drift"],
-            anchor_rise_nats=values["anchored"],
-        )
-
-    def _promote(self, running: _Running, work: Path, report: dict[str, Any], verdict: Verdict) -> str:
+    def _promote(self, running: Running, work: Path, report: dict[str, Any], verdict: Verdict) -> str:
         sealed = seal_candidate(
             self._state,
             work,
             base=self._base,
-            snapshot=running.snapshot,
+            snapshot=running.opened.snapshot,
             report=report,
             verdict=verdict,
             created_at=self._now(),
@@ -345,7 +343,7 @@ class Updates:
             remove_tree(sealed.directory)
             state: ClosedState = "cancelled" if type(error) is UpdateError else "failed"
             return self._close(running, state, report, verdict, str(error))
-        logger.info("update promoted", extra={"fields": {"update": running.update, "parent": running.parent}})
+        logger.info("update promoted", extra={"fields": {"update": running.update, "parent": running.opened.parent}})
         return "promoted"
 
     def _serve(self, sealed: Sealed, report: dict[str, Any], verdict: Verdict) -> None:
@@ -366,7 +364,7 @@ class Updates:
 
     def _close(
         self,
-        running: _Running,
+        running: Running,
         state: ClosedState,
         report: dict[str, Any] | None,
         verdict: Verdict | None,
@@ -380,12 +378,3 @@ class Updates:
         )
         logger.warning("update ended", extra={"fields": {"update": running.update, "outcome": state, "reason": reason}})
         return state
-
-
-def _by_layer_group(drift: Mapping[str, float]) -> dict[str, float]:
-    """The largest drift per kind of layer (``q_proj``, ``down_proj`` …): few labels, whatever the depth."""
-    groups: dict[str, float] = {}
-    for layer, value in drift.items():
-        group = layer.rpartition(".")[2]
-        groups[group] = max(value, groups.get(group, 0.0))
-    return groups

@@ -10,7 +10,14 @@ the commands that are about them.
 
 from __future__ import annotations
 
-from selflearn.experience.browsing import list_examples, list_interactions, show_example, show_interaction, sources
+from selflearn.experience.browsing import (
+    first_words,
+    list_examples,
+    list_interactions,
+    show_example,
+    show_interaction,
+    sources,
+)
 from selflearn.experience.curation.near_duplicates import prepare_near_duplicates
 from selflearn.experience.curation.problems import check_languages
 from selflearn.experience.examples import Example, load_examples
@@ -25,8 +32,16 @@ from selflearn.experience.recording import (
 )
 from selflearn.experience.redaction import check_detector, redact
 from selflearn.experience.roles.candidates import new_examples
-from selflearn.experience.roles.sampling import note_replays
-from selflearn.experience.roles.splits import ROLES, Snapshot, choose_roles, note_refusal, record_roles
+from selflearn.experience.roles.recorded import recorded_roles
+from selflearn.experience.roles.sampling import note_replays, take_back_replays
+from selflearn.experience.roles.splits import (
+    ROLES,
+    Snapshot,
+    choose_roles,
+    note_override,
+    note_refusal,
+    record_roles,
+)
 from selflearn.experience.roles.states import derive_states, state_of
 from selflearn.experience.signals import KINDS
 from selflearn.experience.trust.orders import Order, quarantine_examples, quarantine_source, release
@@ -50,6 +65,7 @@ __all__ = [
     "counts",
     "derive_states",
     "finish_interaction",
+    "first_words",
     "funnel",
     "get_interaction",
     "interrupt_interactions",
@@ -59,6 +75,7 @@ __all__ = [
     "list_interactions",
     "load_examples",
     "new_examples",
+    "note_override",
     "note_refusal",
     "note_replays",
     "observe",
@@ -67,11 +84,13 @@ __all__ = [
     "quarantine_examples",
     "quarantine_source",
     "record_roles",
+    "recorded_roles",
     "redact",
     "release",
     "show_example",
     "show_interaction",
     "sources",
     "state_of",
+    "take_back_replays",
     "why_not",
 ]

@@ -63,6 +63,13 @@ def list_examples(
     return [_listed(row) for row in store.read(sql, (learner, *values, limit))]
 
 
+def first_words(store: Store, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """``{"id", "question", "target"}`` of these examples in the order of their numbers, both texts cut."""
+    sql = "SELECT id, messages, target FROM examples WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+    found = store.read(sql, (json.dumps(list(ids)),))
+    return [{**_without_messages(row), "target": _cut(row["target"])} for row in found]
+
+
 def show_example(store: Store, learner: str, example_id: int) -> dict[str, Any]:
     """An example with all that is known of it; :class:`NotFound` if there is none.
 

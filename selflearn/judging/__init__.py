@@ -4,7 +4,8 @@ It knows models and numbers. It does not know where examples come from, how an u
 served. :mod:`selflearn.judging.measures` needs torch; the decision itself does not.
 """
 
-from selflearn.judging.gate import Check, Limits, Measurements, Verdict, decide
+from selflearn.judging.gate import Check, Limits, Verdict, decide
+from selflearn.judging.measurements import Measurements
 from selflearn.judging.statistics import Interval, paired_bootstrap
 
 __all__ = ["Check", "Interval", "Limits", "Measurements", "Verdict", "decide", "paired_bootstrap"]

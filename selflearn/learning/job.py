@@ -7,12 +7,13 @@ The worker reads ``job.json`` and ``examples.jsonl``, writes ``progress.jsonl`` 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selflearn.config import JudgingSettings, LearningSettings
+from selflearn.judging.canary_prompts import CanaryPrompt
 
 if TYPE_CHECKING:
     from selflearn.experience.signals import Objective
@@ -49,6 +50,9 @@ class Job:
 
     ``contradicting`` are the new examples that answer a known question differently than an earlier one.
     ``rate_factor`` scales the learning rate, by what became of the updates before.
+    ``earlier_looks`` counts the updates that were judged since the last promotion that stands. ``scale`` is the part of
+    its step that a version took, to make it again; None lets the line search decide. ``canaries`` are an operator's
+    prompts. ``ancestors`` maps versions before the parent to the losses that they had on retained examples, by id.
     ``cache_directory`` keeps what depends on the base model alone: its answers to the anchors, its importance.
     """
 
@@ -66,6 +70,10 @@ class Job:
     examples: tuple[JobExample, ...]
     contradicting: tuple[int, ...] = ()
     rate_factor: float = 1.0
+    earlier_looks: int = 0
+    scale: float | None = None
+    canaries: tuple[CanaryPrompt, ...] = ()
+    ancestors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def having(self, role: Role) -> tuple[JobExample, ...]:
         """The examples of one role, in the order of their ids."""
@@ -75,10 +83,11 @@ class Job:
 def write_job(job: Job, folder: Path) -> None:
     """Writes ``job`` into ``folder``, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
-    named = [field.name for field in fields(job) if field.name not in ("learning", "judging", "examples")]
+    named = [each.name for each in fields(job) if each.name not in ("learning", "judging", "examples")]
     settings = {name: getattr(job, name) for name in named}
     settings["learning"] = job.learning.model_dump()
     settings["judging"] = job.judging.model_dump()
+    settings["canaries"] = [canary.model_dump() for canary in job.canaries]
     (folder / "job.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     lines = [json.dumps(asdict(example), sort_keys=True, ensure_ascii=False) for example in job.examples]
     (folder / "examples.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -99,4 +108,5 @@ def read_job(folder: Path) -> Job:
     settings["learning"] = LearningSettings(**settings["learning"])
     settings["judging"] = JudgingSettings(**settings["judging"])
     settings["contradicting"] = tuple(settings["contradicting"])
+    settings["canaries"] = tuple(CanaryPrompt(**canary) for canary in settings["canaries"])
     return Job(**settings, examples=tuple(JobExample(**json.loads(line)) for line in lines))

@@ -23,7 +23,7 @@ LOOK_BACK = 32
 
 _FACTORS: dict[str, float] = {"promoted": RISE, "learned too little": RISE, "went too far": FALL, "says nothing": 1.0}
 #: Checks that a smaller step helps to pass are all but these: the first wants a longer one, the second other data.
-_LEARNED, _CONSISTENT = "learned", "consistent"
+_LEARNED, _OF_DATA = "learned", {"consistent", "trust"}
 
 
 def rate_factor(outcomes: Sequence[Outcome]) -> float:
@@ -41,13 +41,14 @@ def rate_factor(outcomes: Sequence[Outcome]) -> float:
 def outcome_of(past: PastUpdate) -> Outcome:
     """What the end of an update says about its rate.
 
-    A promotion that was rolled back went too far; one that only descended from such a one, or that something newer
-    took off, says nothing. Neither does an update that broke off, or one that was refused for its data.
+    A promotion that was rolled back went too far, and so did the step of which only a part passed; one that only
+    descended from such a one, or that something newer took off, says nothing. Neither does an update that broke off, or
+    one that was refused for its data.
     """
-    if past.state == "promoted":
-        return "went too far" if past.rolled_back else "promoted" if past.serves else "says nothing"
+    if past.state == "promoted" and (past.rolled_back or past.serves):
+        return "went too far" if past.rolled_back or past.scale < 1.0 else "promoted"
     if past.state not in ("refused", "inconclusive"):
         return "says nothing"
-    if set(past.failed) - {_LEARNED, _CONSISTENT}:
+    if set(past.failed) - {_LEARNED} - _OF_DATA:
         return "went too far"
     return "learned too little" if {*past.failed, *past.doubted} == {_LEARNED} else "says nothing"

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from selflearn.errors import SelflearnError
-from selflearn.experience.signals import CURATED
 from selflearn.failpoints import reach
-from selflearn.judging.gate import Measurements
-from selflearn.judging.measures import losses, nonfinite_tensors, weight_drift
-from selflearn.learning.anchors import Anchors, measure_anchors
-from selflearn.learning.care.compaction import compact_model, widen_model
+from selflearn.judging.gate import Limits, Verdict, decide
+from selflearn.judging.measurements import Measurements
+from selflearn.learning.anchors import Anchors
+from selflearn.learning.care.compaction import Compaction, compact_model, widen_model
+from selflearn.learning.evidence import write_answers
 from selflearn.learning.growth import grow
 from selflearn.learning.importance import (
     Importance,
@@ -33,28 +32,16 @@ from selflearn.learning.importance import (
     normalised,
     save_importance,
 )
-from selflearn.learning.job import ROLES, Job, JobExample, Role, write_synthetic
-from selflearn.learning.lessons import Lesson, measured_losses
-from selflearn.learning.outliers import Surprise, find_outliers
+from selflearn.learning.job import Job
+from selflearn.learning.job_lessons import JobLessons, prepared, without_outliers
+from selflearn.learning.measuring import Measuring
 from selflearn.learning.penalties import LowRank
-from selflearn.learning.preparation import lessons_of
 from selflearn.learning.reference import fisher_rows, importance_at_start, reference_of
 from selflearn.learning.regularisers import frozen_copy, low_rank
-from selflearn.learning.replay import self_replayed, with_parents_teachers
-from selflearn.learning.self_edits import self_edits
+from selflearn.learning.replay import with_parents_teachers
+from selflearn.learning.scaling import Step, Tried, bisect, largest_promoted, only_too_far
 from selflearn.learning.trainer import Hooks, Look, Material, StepRecord, Trained, train
-from selflearn.models.adapter import (
-    adapter_state,
-    attach_new,
-    attach_saved,
-    base_weight,
-    bias_changes,
-    factors,
-    lora_layers,
-    probe_logits,
-    save_adapter,
-    scale,
-)
+from selflearn.models.adapter import attach_new, attach_saved, probe_logits, save_adapter
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import probe_ids
 from selflearn.models.checkpointing import checkpoint_activations
@@ -62,53 +49,29 @@ from selflearn.models.quantization import Quantization
 
 IMPORTANCE_FILE = "importance.safetensors"
 PROBE_FILE = "probe.safetensors"
-SELF_EDITS_FILE = "self_edits.jsonl"
-SELF_REPLAY_FILE = "self_replay.jsonl"
 
 Tell = Callable[..., None]
 BeforeStep = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Taught:
-    """An example with its lesson."""
-
-    example: JobExample
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class _Lessons:
-    """The job's examples as lessons, by role.
-
-    ``extra`` are lessons that train besides, by the id of their example and its role. ``left_out`` says which examples
-    neither train nor judge, and why; ``notes`` what else was made of them.
-    """
-
-    by_role: Mapping[Role, Sequence[_Taught]]
-    extra: Sequence[tuple[int, Role, Lesson]]
-    left_out: Sequence[Mapping[str, Any]]
-    notes: Mapping[str, Any]
-
-    def lessons(self, role: Role) -> list[Lesson]:
-        """All that trains or judges in a role, in the order of the examples; what is extra comes last."""
-        present = self.ids(role)
-        extra = [lesson for id_, of, lesson in self.extra if of == role and (id_ in present or id_ == 0)]
-        return [taught.lesson for taught in self.by_role[role]] + extra
-
-    def ids(self, role: Role) -> set[int]:
-        return {taught.example.id for taught in self.by_role[role]}
-
-
-@dataclass(frozen=True, slots=True)
 class _Start:
-    """Where training starts from: the anchors, the parent (empty: the base), the importance of the weights there, and
-    how many rows stay as they are."""
+    """Where training starts from: the anchors, the parent (empty: the base), the importance of the weights there, how
+    many rows stay as they are, and the adapter as training finds it."""
 
     anchors: Anchors
     reference: dict[str, LowRank]
     importance: Importance
     frozen_rows: int
+    adapter: dict[str, LowRank]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What was measured of the candidate, and what its compaction made of it, if it was compacted."""
+
+    measured: Measurements
+    compaction: Compaction | None
 
 
 def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda step: None) -> dict[str, Any]:
@@ -124,22 +87,22 @@ def run(job: Job, folder: Path, tell: Tell, before_step: BeforeStep = lambda ste
     candidate = folder / "candidate"
     candidate.mkdir(parents=True)
     tell("measuring", of="parent")
-    lessons = _without_outliers(job, base, _prepared(job, base, candidate))
-    parent = [_losses(job, base, lessons, role) for role in ("holdout", "retained")]
+    lessons = without_outliers(job, base, prepared(job, base, candidate))
+    measuring = Measuring.of_parent(job, base, lessons, anchors)
     start = _start(job, base, anchors, importance, lessons)
     trained = _train(job, base, lessons, start, tell, before_step)
-    compacts = job.learning.keep_energy < 1.0 and trained.stopped != "not finite"
-    compaction = compact_model(base.model, job.learning.keep_energy) if compacts else None
-    tell("measuring", of="candidate")
-    measured = _measure(job, base, lessons, anchors, parent, trained)
+    kept, tried = _sized(measuring, start, trained, tell)
     _save_candidate(base, candidate, trained)
-    if not measured.nonfinite:
+    if (answered := measuring.answered.get(kept.measured.scale)) is not None:
+        write_answers(candidate, measuring.prompts, measuring.parent_evidence, answered)
+    if not kept.measured.nonfinite:
         _save_probe(job, base, candidate)
         tell("importance", of="candidate")
         _save_importance(job, base, lessons, start, candidate)
     return {
-        "measurements": measured.as_dict(),
-        "training": {**_summary(trained), "compaction": None if compaction is None else compaction.as_dict()},
+        "measurements": kept.measured.as_dict(),
+        "tried": [each.as_dict() for each in tried],
+        "training": {**_summary(trained), "compaction": kept.compaction and kept.compaction.as_dict()},
         "left_out": list(lessons.left_out),
         **lessons.notes,
         "seconds": time.monotonic() - started,
@@ -167,82 +130,7 @@ def _attach(job: Job, base: LoadedBase) -> None:
             widen_model(base.model, settings.rank, seed=job.seed)
 
 
-def _prepared(job: Job, base: LoadedBase, candidate: Path) -> _Lessons:
-    """All lessons of the job, the parent's own and the base's restatements among them."""
-    given = [example for role in ROLES for example in job.having(role)]
-    edits = self_edits(base, given, job.learning, job.seed)
-    write_synthetic(edits.examples, candidate / SELF_EDITS_FILE)
-    asked = job.learning.self_replay if job.parent else 0  # what the base would say is what KL keeps already
-    replayed = self_replayed(base, job.having("replay"), asked, job.seed)
-    write_synthetic(replayed, candidate / SELF_REPLAY_FILE)
-    found = lessons_of(base, [*given, *edits.examples, *replayed], job.learning)
-    by_role = {
-        role: [_Taught(one, found.main[one.id]) for one in job.having(role) if one.id in found.main] for role in ROLES
-    }
-    if not by_role["train"] or not by_role["holdout"]:
-        raise SelflearnError(_nothing_left(by_role, [asdict(one) for one in found.left_out]))
-    return _Lessons(
-        by_role,
-        [(extra.id, extra.role, extra.lesson) for extra in found.extra],
-        [asdict(one) for one in found.left_out],
-        {
-            "self_edits": {"drawn": edits.drawn, "kept": len(edits.examples)},
-            "self_replayed": len(replayed),
-            "without_extra": [asdict(one) for one in found.without_extra],
-        },
-    )
-
-
-def _nothing_left(by_role: Mapping[Role, Sequence[_Taught]], left_out: Sequence[Mapping[str, Any]]) -> str:
-    side = "trains" if not by_role["train"] else "judges"
-    reasons = sorted({str(row["detail"]) for row in left_out})
-    told = f": {reasons[0]}" if reasons else ""
-    return f"No example is left that {side}{told} ({len(left_out)} were left out). Mend them or raise the limit."
-
-
-def _without_outliers(job: Job, base: LoadedBase, lessons: _Lessons) -> _Lessons:
-    """Leaves out the new examples that surprise the parent far more than their likes.
-
-    Those that would judge as well: what cannot be learned must not block an update, nor carry it through the gate.
-    This is decided on the parent's loss alone, before the first step, so it cannot favour the candidate. One example
-    stays to train and ``judging.min_holdout`` to judge, whatever they look like. Only targets that somebody gave as
-    right can be odd: what was rated down may well be garbage.
-    """
-    spare = {"train": len(lessons.by_role["train"]) - 1}
-    spare["holdout"] = len(lessons.by_role["holdout"]) - job.judging.min_holdout
-    new = {taught.example.id: taught for role in ("train", "holdout") for taught in lessons.by_role[role]}
-    likely = [taught for taught in new.values() if taught.example.objective in CURATED]
-    found: list[dict[str, Any]] = []
-    for outlier in find_outliers(_surprises(base, likely), job.learning.outlier_limit):
-        role = new[outlier.id].example.role
-        if spare[role] > 0:
-            spare[role] -= 1
-            found.append({"role": role, "reason": "outlier", **asdict(outlier)})
-    gone = {row["id"] for row in found}
-    kept = {role: [e for e in rows if e.example.id not in gone] for role, rows in lessons.by_role.items()}
-    return replace(lessons, by_role=kept, left_out=[*lessons.left_out, *found])
-
-
-def _surprises(base: LoadedBase, examples: Sequence[_Taught]) -> list[Surprise]:
-    rows = [taught.lesson.sequence for taught in examples]
-    return [
-        Surprise(
-            id=taught.example.id,
-            source=taught.example.source,
-            nats=loss * row.response_length,
-            tokens=row.response_length,
-            bytes=len(taught.example.target.encode("utf-8")) + 1,  # the end of the answer counts, as its token does
-            exempt=taught.example.vouched,
-        )
-        for taught, row, loss in zip(examples, rows, losses(base.model, rows, base.device), strict=True)
-    ]
-
-
-def _losses(job: Job, base: LoadedBase, lessons: _Lessons, role: Role) -> list[float]:
-    return measured_losses(base.model, lessons.lessons(role), job.learning, base.device)
-
-
-def _start(job: Job, base: LoadedBase, anchors: Anchors, importance: Importance, lessons: _Lessons) -> _Start:
+def _start(job: Job, base: LoadedBase, anchors: Anchors, importance: Importance, lessons: JobLessons) -> _Start:
     """Makes the model ready to train; an orthogonal update gets rows of its own beside those of its parent."""
     settings, frozen_rows = job.learning, 0
     reference: dict[str, LowRank] = {}
@@ -256,14 +144,14 @@ def _start(job: Job, base: LoadedBase, anchors: Anchors, importance: Importance,
     past = [lesson.sequence for lesson in lessons.lessons("replay")]
     rows = fisher_rows(past, [anchor.sequence for anchor in anchors.train], settings.fisher_sequences)
     known = importance_at_start(base, low_rank(base.model), settings, importance, rows, job.seed)
-    return _Start(anchors, reference, known, frozen_rows)
+    return _Start(anchors, reference, known, frozen_rows, frozen_copy(low_rank(base.model)))
 
 
 # Training
 
 
 def _train(
-    job: Job, base: LoadedBase, lessons: _Lessons, start: _Start, tell: Tell, before_step: BeforeStep
+    job: Job, base: LoadedBase, lessons: JobLessons, start: _Start, tell: Tell, before_step: BeforeStep
 ) -> Trained:
     material = Material(
         train=lessons.lessons("train"),
@@ -290,37 +178,42 @@ def _train(
 # After training
 
 
-def _measure(
-    job: Job,
-    base: LoadedBase,
-    lessons: _Lessons,
-    anchors: Anchors,
-    parent: Sequence[list[float]],
-    trained: Trained,
-) -> Measurements:
-    broken = nonfinite_tensors(adapter_state(base.model))
-    if trained.stopped == "not finite" and not broken:  # an infinite norm clips the step to nothing
-        broken = ["a loss or gradient in training"]
-    anchor_losses, divergences = measure_anchors(base, anchors.judge)
-    layers = lora_layers(base.model)
-    new = lessons.ids("train") | lessons.ids("holdout")
-    deltas = {name: (*factors(layer), scale(layer)) for name, layer in layers.items()}
-    weights = {name: base_weight(layer) for name, layer in layers.items()}
-    return Measurements(
-        holdout_parent=parent[0],
-        holdout_candidate=_losses(job, base, lessons, "holdout"),
-        retained_parent=parent[1],
-        retained_candidate=_losses(job, base, lessons, "retained"),
-        anchor_base=[anchor.loss for anchor in anchors.judge],
-        anchor_candidate=anchor_losses,
-        anchor_divergence=divergences,
-        weight_drift=weight_drift(deltas, weights, bias_changes(base.model)),
-        nonfinite=broken,
-        learned_before=job.parent != 0,
-        new_examples=len(new),
-        contradicting_examples=len(new.intersection(job.contradicting)),
-        seed=job.seed,
-    )
+def _sized(measuring: Measuring, start: _Start, trained: Trained, tell: Tell) -> tuple[_Candidate, list[Tried]]:
+    """Measures the candidate and, if it only goes too far, smaller ones; the one that is kept is in the model then.
+
+    That is the largest which the gate lets through, else the whole. Says in which sizes it was judged.
+    """
+    job, base, limits = measuring.job, measuring.base, Limits.of(measuring.job.judging)
+    end = frozen_copy(low_rank(base.model))
+    step = Step(start.adapter, end) if job.parent else Step.from_base(end)
+    candidates: dict[float, _Candidate] = {}
+
+    def judged(size: float) -> Verdict:
+        tell("measuring", of="candidate", size=size)
+        compaction = _resize(job, base, step, size, trained)
+        # A part that passes is one of several that were looked at, the whole is not: it is taken if it passes.
+        looks = 1 if size == whole else 1 + job.judging.scale_steps
+        measured = measuring.candidate(trained.stopped, size=size, tried_scales=looks)
+        if size == whole or decide(measured, limits).outcome != "refuse":  # what is refused anyway need not answer
+            measured = measuring.with_answers(measured)
+        candidates[size] = _Candidate(measured, compaction)
+        return decide(measured, limits)
+
+    whole = 1.0 if job.scale is None else job.scale
+    tried = [Tried(whole, judged(whole))]
+    if job.scale is None and only_too_far(tried[0].verdict, job.judging.min_holdout):
+        tried += bisect(judged, job.judging.scale_steps)
+    size = largest_promoted(tried) or whole
+    if size != tried[-1].scale:
+        _resize(job, base, step, size, trained)
+    return candidates[size], tried
+
+
+def _resize(job: Job, base: LoadedBase, step: Step, size: float, trained: Trained) -> Compaction | None:
+    """Puts a part of the step into the model, compacted if that is asked for."""
+    step.take(base.model, size)
+    compacts = job.learning.keep_energy < 1.0 and trained.stopped != "not finite"
+    return compact_model(base.model, job.learning.keep_energy) if compacts else None
 
 
 def _save_candidate(base: LoadedBase, directory: Path, trained: Trained) -> None:
@@ -338,7 +231,7 @@ def _save_probe(job: Job, base: LoadedBase, directory: Path) -> None:
     save_file({"logits": probe_logits(base.model, probe_ids(base.tokenizer))}, directory / PROBE_FILE)
 
 
-def _save_importance(job: Job, base: LoadedBase, lessons: _Lessons, start: _Start, directory: Path) -> None:
+def _save_importance(job: Job, base: LoadedBase, lessons: JobLessons, start: _Start, directory: Path) -> None:
     """F ← γF + F_new, taken where the candidate is now: half on what it learned and replayed, half on the anchors."""
     settings = job.learning
     learned = [lesson.sequence for role in ("train", "replay") for lesson in lessons.lessons(role)]

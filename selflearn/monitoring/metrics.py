@@ -22,6 +22,7 @@ UPDATE_OUTCOMES = ("promoted", "refused", "inconclusive", "failed", "cancelled",
 TRACKS = ("stable", "canary", "pinned")
 ANSWER_STATES = ("completed", "failed", "cancelled")
 FAILURES = ("damaged", "proof", "engine", "died")
+ALARM_SIGNALS = ("negative_feedback", "collapse", "errors", "anchor")
 EXAMPLE_STATES = ("fresh", "held", "due", "trained", "reserve", "suspect", "quarantined", "forgotten")
 
 _log = logging.getLogger(__name__)
@@ -112,6 +113,20 @@ class Metrics:
         )
         for reason in FAILURES:
             self.version_failures.labels(reason)
+        self._register_watchdog()
+
+    def _register_watchdog(self) -> None:
+        self.watchdog_alarms = self._counter(
+            "watchdog_alarms", "Alarms about a version in service, whatever followed from them.", ("signal",)
+        )
+        for signal in ALARM_SIGNALS:
+            self.watchdog_alarms.labels(signal)
+        self.watchdog_share = self._gauge(
+            "watchdog_share_ratio", "Bad share of what the watchdog counted of a version.", ("signal", "side")
+        )
+        self.watchdog_conversations = self._gauge(
+            "watchdog_conversations", "Conversations that the watchdog counted of a version.", ("side",)
+        )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, namespace=PREFIX, registry=self.registry)

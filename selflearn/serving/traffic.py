@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,12 @@ class Traffic:
             self._others.remove(entry)
             self._retire(entry)
         self._others.append(_Resident(generation, pinned=True))
+
+    async def discard(self, versions: Collection[int]) -> None:
+        """Lets go of versions that nobody may ask any more; their open answers finish. What is served stays."""
+        for entry in [entry for entry in self._others if entry.generation.version in versions]:
+            self._others.remove(entry)
+            self._retire(entry)
 
     async def close(self) -> None:
         """Takes no more requests, lets those in flight finish within the drain time, and closes everything."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from selflearn.versions.adapters import seal
 from selflearn.versions.canaries import abort_broken, abort_canary, end_expired, promote, start_canary
+from selflearn.versions.influence import why_interaction
 from selflearn.versions.lineage import why
 from selflearn.versions.manifest import ADAPTER, MANIFEST, Manifest, read_manifest, verify, write_manifest
 from selflearn.versions.names import version_directory, version_name, work_directory
 from selflearn.versions.outcomes import PastUpdate, past_updates
+from selflearn.versions.pins import Pin, held, pin, pinned, unpin
 from selflearn.versions.reconcile import Reconciliation, reconcile, served_directory
 from selflearn.versions.registry import (
     close_update,
@@ -34,6 +36,7 @@ from selflearn.versions.rollouts import (
     undo_target,
     verify_registered,
 )
+from selflearn.versions.verification import compare_served, verify_all
 
 __all__ = [
     "ADAPTER",
@@ -42,18 +45,23 @@ __all__ = [
     "Change",
     "Manifest",
     "PastUpdate",
+    "Pin",
     "Reconciliation",
     "abort_broken",
     "abort_canary",
     "append",
     "close_update",
+    "compare_served",
     "end_expired",
     "ensure_learner",
+    "held",
     "history",
     "list_versions",
     "note",
     "open_update",
     "past_updates",
+    "pin",
+    "pinned",
     "promote",
     "read_manifest",
     "reconcile",
@@ -66,12 +74,15 @@ __all__ = [
     "show_version",
     "start_canary",
     "undo_target",
+    "unpin",
     "verify",
+    "verify_all",
     "verify_registered",
     "verify_version",
     "version_directory",
     "version_name",
     "why",
+    "why_interaction",
     "work_directory",
     "write_manifest",
 ]

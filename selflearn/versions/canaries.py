@@ -16,6 +16,9 @@ from typing import Final
 from selflearn.errors import BadRequest, Conflict
 from selflearn.store import rows
 from selflearn.store.audit import write_audit
+from selflearn.versions.overrides import override, was_not_promoted
+from selflearn.versions.pins import end_hold
+from selflearn.versions.removal import unknown_version
 from selflearn.versions.rollouts import (
     ACTOR,
     Canary,
@@ -25,8 +28,7 @@ from selflearn.versions.rollouts import (
     last_canary,
     running_canary,
     served,
-    unknown_version,
-    verify_registered,
+    verify_target,
     write_row,
 )
 
@@ -69,8 +71,8 @@ def start_canary(
 ) -> Trial:
     """Lets a version answer a share of the conversations; a running canary of this version gets the new share and end.
 
-    Raises ``BadRequest`` (share, time), ``NotFound`` (never promoted), ``Conflict`` (served, another canary runs) or
-    ``VersionDamaged``; nothing changed then.
+    Raises ``BadRequest`` (share, time), ``NotFound`` (never promoted), ``Conflict`` (served, another canary runs),
+    ``VersionDamaged`` or ``VersionRemoved``; nothing changed then.
     """
     _check_bounds(share, for_seconds)
     present = _check_target(connection, learner, version, state)
@@ -85,6 +87,7 @@ def start_canary(
     until = None if for_seconds is None else at + for_seconds
     if not dry_run:
         end_expired(connection, learner, at)
+        end_hold(connection, learner, actor=actor, because=f"version {version} is tried as canary", at=at)
         write_row(
             connection,
             learner=learner,
@@ -109,14 +112,30 @@ def promote(
     actor: str,
     reason: str,
     state: Path,
+    force: bool = False,
     now: Callable[[], float] = time.time,
     dry_run: bool = False,
 ) -> Change:
     """Makes a registered version, or without one the running canary, the served one; a canary is over then.
 
-    Raises ``Conflict`` (no canary runs, served already), ``NotFound`` or ``VersionDamaged``; nothing changed then.
+    An update that was not promoted comes into service against the gate, see
+    :func:`~selflearn.versions.overrides.override`: mostly that takes ``force``.
+    Raises ``Conflict`` (no canary runs, served already), ``NotFound``, ``VersionDamaged`` or ``VersionRemoved``;
+    nothing changed then.
     """
     target = _running(connection, learner, now()).version if version is None else version
+    if was_not_promoted(connection, learner, target):
+        return override(
+            connection,
+            learner=learner,
+            state=state,
+            update=target,
+            force=force,
+            actor=actor,
+            reason=reason,
+            now=now,
+            dry_run=dry_run,
+        )
     present = _check_target(connection, learner, target, state)
     if not dry_run:
         append(connection, learner=learner, version=target, action="promote", actor=actor, reason=reason, now=now)
@@ -184,7 +203,7 @@ def _check_target(connection: sqlite3.Connection, learner: str, version: int, st
         )
     if not rows(connection, "SELECT 1 FROM versions WHERE id = ? AND learner = ?", (version, learner)):
         raise unknown_version(version)
-    verify_registered(connection, state, version)
+    verify_target(connection, state, learner, version)
     return present
 
 

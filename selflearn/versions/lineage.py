@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from selflearn.experience import LEFT_OUT, ROLES
 from selflearn.store import Store
-from selflearn.versions.names import version_name
+from selflearn.versions.aftermath import aftermath
+from selflearn.versions.curves import TRAINING_LOG, learning_curve
+from selflearn.versions.learned import answers, came_in, changed_settings, examples_by_role, left_out
+from selflearn.versions.names import refused_directory, version_directory, version_name
 from selflearn.versions.registry import unknown_update, verify_version
 from selflearn.versions.rollouts import lineage, rollouts_of
 
@@ -18,12 +20,18 @@ _CURVE_ENDS: Final = 3
 
 
 def why(store: Store, state_dir: Path, update_id: int) -> dict[str, Any]:
-    """The whole story of an update, promoted or not: from the feedback that it learned from to its outcome."""
+    """The whole story of an update, promoted or not: from the feedback that it learned from to its outcome.
+
+    What its files tell (``curve``, ``answers``) is empty where none are kept: the last few candidates that were not
+    promoted are, and every version until retention or forgetting removes it.
+    """
     found = store.read("SELECT * FROM updates WHERE id = ?", (update_id,))
     if not found:
         raise unknown_update(update_id)
-    update = found[0]
-    verdict = _decoded(update["verdict"])
+    update, report = found[0], _decoded(found[0]["report"])
+    config, rollouts = _decoded(update["config"]), rollouts_of(store, update["learner"], update_id)
+    promoted = bool(store.read("SELECT 1 FROM versions WHERE id = ?", (update_id,)))
+    files = (version_directory if promoted else refused_directory)(state_dir, update_id)
     return {
         "update": update_id,
         "name": version_name(update_id),
@@ -31,37 +39,33 @@ def why(store: Store, state_dir: Path, update_id: int) -> dict[str, Any]:
         "outcome": update["state"],
         "reason": update["reason"],
         "trigger": update["trigger"],
+        "rebuild_of": update["rebuild_of"],
         "parent": update["parent"],
         "lineage": [update_id, *lineage(store.connection(), update["parent"])],
         "started_at": update["started_at"],
         "finished_at": update["finished_at"],
         "seed": update["seed"],
-        "config": _decoded(update["config"]),
+        "config": config,
+        "changed_settings": changed_settings(config),
         "snapshot_digest": update["snapshot_digest"],
-        "examples": _examples_by_role(store, update_id),
-        "verdict": verdict,
-        "report": _shortened(_decoded(update["report"])),
-        "rollouts": rollouts_of(store, update["learner"], update_id),
-        "version": verify_version(store, state_dir, update_id) if update["state"] == "promoted" else None,
+        "came_in": came_in(store, update),
+        "examples": examples_by_role(store, update_id),
+        "left_out": left_out(report),
+        "curve": learning_curve(files / TRAINING_LOG),
+        "scale": _scale(report),
+        "verdict": _decoded(update["verdict"]),
+        "answers": answers(files),
+        "report": _shortened(report),
+        "rollouts": rollouts,
+        "after": aftermath(store, update["learner"], update_id, rollouts),
+        "version": verify_version(store, state_dir, update_id) if promoted else None,
     }
 
 
-def _examples_by_role(store: Store, update_id: int) -> dict[str, Any]:
-    """For each role the number of examples, and each one with the feedback that it comes from."""
-    found = store.read(
-        "SELECT ue.role, examples.id, ue.digest, examples.kind, examples.state, examples.source,"
-        " examples.feedback_id, examples.interaction_id FROM update_examples AS ue"
-        " JOIN examples ON examples.id = ue.example_id WHERE ue.update_id = ? ORDER BY examples.id",
-        (update_id,),
-    )
-    by_role: dict[str, Any] = {}
-    for role in (*ROLES, LEFT_OUT):
-        items = [{key: value for key, value in row.items() if key != "role"} for row in found if row["role"] == role]
-        sources: dict[str, int] = {}
-        for item in items:
-            sources[item["source"]] = sources.get(item["source"], 0) + 1
-        by_role[role] = {"count": len(items), "sources": sources, "items": items}
-    return by_role
+def _scale(report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The share of the trained change that was judged in the end, and every share that was tried."""
+    found = report or {}
+    return {"kept": found.get("measurements", {}).get("scale", 1.0), "tried": list(found.get("tried", ()))}
 
 
 def _decoded(text: str | None) -> Any:

@@ -33,3 +33,8 @@ def version_directory(state: Path, version: int) -> Path:
 def work_directory(state: Path, update_id: int) -> Path:
     """Where an update makes its candidate; nothing is ever served from here."""
     return state / "work" / f"{update_id:06d}"
+
+
+def refused_directory(state: Path, update_id: int) -> Path:
+    """Where the candidate of an update is kept that the gate did not promote, so that an operator may."""
+    return state / "refused" / version_name(update_id)

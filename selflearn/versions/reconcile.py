@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selflearn.errors import VersionDamaged
+from selflearn.errors import VersionDamaged, VersionRemoved
 from selflearn.experience import interrupt_interactions
 from selflearn.store import Store, rows
 from selflearn.store.audit import write_audit
 from selflearn.versions.files import remove_tree, sync
-from selflearn.versions.names import version_directory, version_number, versions_directory
+from selflearn.versions.names import version_directory, version_name, version_number, versions_directory
+from selflearn.versions.overrides import discard_unowned
 from selflearn.versions.registry import close_update
+from selflearn.versions.removal import discard_removed
 from selflearn.versions.rollouts import append, lineage, served, verify_registered
 
 _ACTOR = "selflearn"
@@ -58,10 +60,11 @@ def _interrupt(connection: sqlite3.Connection, learner: str, now: Callable[[], f
 
 
 def _clear(store: Store, state_dir: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Removes all work and every version directory that its update did not come to register."""
+    """Removes all work and every version directory that its update did not come to register, or that was to go."""
     registered = {int(row["id"]) for row in store.read("SELECT id FROM versions")}
     updates = {int(row["id"]) for row in store.read("SELECT id FROM updates WHERE state != 'running'")}
-    removed: list[str] = []
+    removed = [f"versions/{version_name(number)}" for number in discard_removed(store.connection(), state_dir)]
+    removed += [f"refused/{version_name(number)}" for number in discard_unowned(store.connection(), state_dir)]
     unknown: list[str] = []
     for path in _entries(state_dir / "work"):
         remove_tree(path)
@@ -107,11 +110,13 @@ def _recover(
         except VersionDamaged as error:
             damaged.append(version)
             problem = problem or str(error)
+        except VersionRemoved as error:
+            problem = problem or str(error)
         else:
             intact = version
             break
     if intact != present:
-        reason = f"version {present} is damaged: {problem}"
+        reason = f"version {present} cannot be served: {problem}"
         append(connection, learner=learner, version=intact, action="recover", actor=_ACTOR, reason=reason, now=now)
     return tuple(damaged), intact
 

@@ -6,15 +6,19 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from selflearn.errors import Conflict, ModelError, NotFound, UpdateError, UpdateRunning, VersionDamaged
 from selflearn.experience import Snapshot, leave_out, note_refusal, note_replays, record_roles
 from selflearn.store import Store, rows
+from selflearn.versions.curves import TRAINING_LOG, learning_curve
 from selflearn.versions.manifest import read_manifest, verify
 from selflearn.versions.names import version_directory, version_name
-from selflearn.versions.rollouts import append, lineage, rollouts_of, served, unknown_version
+from selflearn.versions.pins import AUTOMATIC, hold, refusal
+from selflearn.versions.removal import removal_of, unknown_version
+from selflearn.versions.rollouts import append, lineage, rollouts_of, served
 
 ClosedState = Literal["refused", "inconclusive", "failed", "cancelled", "interrupted"]
 
@@ -112,7 +116,7 @@ def register(
 ) -> None:
     """Makes an update's sealed directory a version and serves it: version, rollout, outcome, states, audit at once.
 
-    Raises :class:`UpdateError` if the served version is no longer the update's parent: an operator's rollback
+    Raises :class:`UpdateError` if the served version is no longer the update's parent, or is held: an operator's word
     stands. Then close the update as ``cancelled``.
     """
     update = _running(connection, update_id)
@@ -123,6 +127,8 @@ def register(
             f"Update {update_id} continues version {parent}, but version {present} is served now: the rollback made "
             "meanwhile stands, and the update is dropped. Start a new one: selflearn learn now."
         )
+    if actor in AUTOMATIC and (found := hold(connection, learner)) is not None:
+        raise UpdateError(str(refusal(found, f"update {update_id} is dropped")))
     at = now()
     _finish(connection, update_id, state="promoted", report=report, verdict=verdict, reason=reason, at=at)
     connection.execute(
@@ -141,19 +147,31 @@ def list_versions(store: Store, learner: str) -> list[dict[str, Any]]:
     found = rows(
         connection,
         "SELECT versions.id AS version, versions.parent, versions.created_at, adapter_sha256, manifest_sha256,"
-        " updates.trigger FROM versions JOIN updates ON updates.id = versions.id"
+        " versions.forced, removed_at, removed_because, updates.trigger FROM versions"
+        " JOIN updates ON updates.id = versions.id"
         " WHERE versions.learner = ? ORDER BY versions.id DESC",
         (learner,),
     )
     base = rows(connection, "SELECT created_at FROM learners WHERE name = ?", (learner,))
     created_at = base[0]["created_at"] if base else None
     nothing = {"parent": None, "created_at": created_at, "adapter_sha256": None, "manifest_sha256": None}
-    found.append({"version": 0, **nothing, "trigger": None})
-    return [{"name": version_name(row["version"]), "served": row["version"] == present, **row} for row in found]
+    nothing |= {"trigger": None, "forced": 0, "removed_at": None, "removed_because": None}
+    found.append({"version": 0, **nothing})
+    return [_listed(row, present) for row in found]
+
+
+def _listed(row: Mapping[str, Any], present: int) -> dict[str, Any]:
+    at, because = row["removed_at"], row["removed_because"]
+    removed = None if at is None else {"at": at, "because": because}
+    kept = {key: value for key, value in row.items() if not key.startswith("removed_")}
+    marks = {"served": row["version"] == present, "forced": bool(row["forced"]), "removed": removed}
+    return {"name": version_name(row["version"]), **kept, **marks}
 
 
 def show_version(store: Store, state_dir: Path, version: int) -> dict[str, Any]:
     """One version with its place, line, rollouts and manifest (None if that is damaged: ``problem`` says how).
+
+    Of one whose files were removed on purpose, ``removed`` says when and why; there is no manifest then, nor a problem.
 
     For 0 the ``bases``: each learner's base model.
     """
@@ -169,9 +187,13 @@ def show_version(store: Store, state_dir: Path, version: int) -> dict[str, Any]:
         "lineage": list(lineage(connection, version)),
         "directory": str(version_directory(state_dir, version)),
         "rollouts": rollouts_of(store, row["learner"], version),
+        "curve": learning_curve(version_directory(state_dir, version) / TRAINING_LOG),
+        "removed": None if (removal := removal_of(connection, version)) is None else asdict(removal),
         "manifest": None,
         "problem": None,
     }
+    if removal is not None:
+        return result
     try:
         manifest = read_manifest(version_directory(state_dir, version), row["manifest_sha256"])
     except VersionDamaged as error:
@@ -184,16 +206,23 @@ def show_version(store: Store, state_dir: Path, version: int) -> dict[str, Any]:
 
 
 def verify_version(store: Store, state_dir: Path, version: int) -> dict[str, Any]:
-    """Checks every byte of a version: ``{"version", "intact", "files", "problem"}``; ``NotFound`` if unknown."""
-    if version == 0:
-        return {"version": 0, "name": version_name(0), "intact": True, "files": 0, "problem": None}
-    expected = _version_row(store, version)["manifest_sha256"]
+    """Checks every byte of a version: ``{"version", "name", "intact", "files", "problem", "removed"}``.
+
+    ``removed`` is None, or ``{"at", "because"}`` of a version whose files were removed on purpose: then ``intact`` is
+    None as well, and there is no ``problem``. Raises ``NotFound`` if it is unknown.
+    """
     result: dict[str, Any] = {"version": version, "name": version_name(version), "intact": False, "files": 0}
+    result |= {"problem": None, "removed": None}
+    if version == 0:
+        return {**result, "intact": True}
+    expected = _version_row(store, version)["manifest_sha256"]
+    if (removal := removal_of(store.connection(), version)) is not None:
+        return {**result, "intact": None, "removed": asdict(removal)}
     try:
         manifest = verify(version_directory(state_dir, version), expected)
     except VersionDamaged as error:
         return {**result, "problem": str(error)}
-    return {**result, "intact": True, "files": len(manifest.files) + 1, "problem": None}
+    return {**result, "intact": True, "files": len(manifest.files) + 1}
 
 
 def _finish(
@@ -228,12 +257,13 @@ def _running(connection: sqlite3.Connection, update_id: int) -> dict[str, Any]:
 
 def _version_row(store: Store, version: int) -> dict[str, Any]:
     sql = (
-        "SELECT id AS version, learner, parent, created_at, adapter_sha256, manifest_sha256 FROM versions WHERE id = ?"
+        "SELECT id AS version, learner, parent, created_at, adapter_sha256, manifest_sha256, forced FROM versions"
+        " WHERE id = ?"
     )
     found = store.read(sql, (version,))
     if not found:
         raise unknown_version(version)
-    return found[0]
+    return {**found[0], "forced": bool(found[0]["forced"])}
 
 
 def unknown_update(update_id: int) -> NotFound:

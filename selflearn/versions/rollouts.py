@@ -14,20 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from selflearn.errors import Conflict, NotFound
+from selflearn.errors import Conflict, VersionDamaged, VersionError
 from selflearn.experience import derive_states
 from selflearn.experience.roles.lines import line_of, served_version
 from selflearn.store import Store, rows
 from selflearn.store.audit import write_audit
 from selflearn.versions.manifest import verify
 from selflearn.versions.names import version_directory
+from selflearn.versions.pins import end_hold
+from selflearn.versions.removal import named, removal_of, require_kept, unknown_version
 
 Action = Literal["promote", "rollback", "recover"]
 ACTOR: Final = "selflearn"
 TIME_IS_UP: Final = "its time was up"
 
 #: The actions that change what is served, and what each of them says when it ends a canary.
-_CHANGES: Final[dict[Action, str]] = {
+CHANGES: Final[dict[Action, str]] = {
     "promote": "version {} was promoted",
     "rollback": "rolled back to version {}",
     "recover": "version {} had to take over",
@@ -105,14 +107,17 @@ def append(
     """Appends a rollout and its audit row, derives the examples' states anew, and returns the rollout's id.
 
     A canary that runs is ended by a row of its own before, because what it was compared with is gone; but its own
-    promotion needs no such row.
+    promotion needs no such row. So is a hold, but for what gives way to damage; :class:`Conflict` while a version is
+    held against who acts by itself.
     """
     at = now()
     before = served(connection, learner)
     line = lineage(connection, version)
+    if action != "recover":
+        end_hold(connection, learner, actor=actor, because=CHANGES[action].format(version), at=at)
     running = last_canary(connection, learner)
     if running is not None and (action, version) != ("promote", running.version):
-        end_canary(connection, learner, running, actor=actor, reason=_CHANGES[action].format(version), at=at)
+        end_canary(connection, learner, running, actor=actor, reason=CHANGES[action].format(version), at=at)
     rollout = write_row(
         connection, learner=learner, version=version, action=action, actor=actor, reason=reason, created_at=at
     )
@@ -168,7 +173,7 @@ def rollouts_of(store: Store, learner: str, version: int) -> list[dict[str, Any]
     before = 0
     mentioned: list[dict[str, Any]] = []
     for row in log:
-        changes = row["action"] in _CHANGES
+        changes = row["action"] in CHANGES
         if row["version"] == version or (changes and before == version):
             mentioned.append({"from": before, **{key: value for key, value in row.items() if key != "learner"}})
         before = row["version"] if changes else before
@@ -188,23 +193,30 @@ def lineage(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
 def undo_target(connection: sqlite3.Connection, learner: str, to: int | None) -> int:
     """The version that a rollback leads to: ``to`` (0 is the base), or the one served before the present one.
 
-    Promotions pile up, and going back takes them off again, so that repeated rollbacks lead down to the base. Raises
-    :class:`NotFound` (never promoted) or :class:`Conflict` (nothing to undo, served already).
+    Promotions pile up, and going back takes them off again, so that repeated rollbacks lead down to the base, past
+    those whose files were removed. Raises :class:`~selflearn.errors.NotFound` (never promoted), :class:`Conflict`
+    (nothing to undo, served already) or :class:`~selflearn.errors.VersionRemoved`.
     """
     present = served(connection, learner)
     if to is None:
-        pile = _pile(connection, learner)
-        if len(pile) < 2:
+        below = kept_below(connection, learner)
+        if not below:
             raise Conflict(
                 "The base model is served: there is nothing to undo. Name a version to serve another one.",
                 code="nothing_to_undo",
             )
-        return pile[-2]
+        return below[0]
     if to != 0 and not rows(connection, "SELECT 1 FROM versions WHERE id = ? AND learner = ?", (to, learner)):
         raise unknown_version(to)
     if to == present:
         raise Conflict(f"Version {to} is served already; nothing changed.", param="to", code="already_served")
+    require_kept(connection, to)
     return to
+
+
+def kept_below(connection: sqlite3.Connection, learner: str) -> list[int]:
+    """What repeated rollbacks lead to, the nearest first: empty if the base is served, else ending with it (0)."""
+    return [version for version in reversed(_pile(connection, learner)[:-1]) if removal_of(connection, version) is None]
 
 
 def roll_back(
@@ -215,48 +227,72 @@ def roll_back(
     actor: str,
     reason: str,
     state: Path | None = None,
+    expected: int | None = None,
     now: Callable[[], float] = time.time,
     dry_run: bool = False,
 ) -> Change:
     """Makes an earlier version (or the base) the served one, in the caller's transaction; no daemon is needed.
 
     With the ``state`` directory given, the target's own files are verified first: :class:`VersionDamaged` then means
-    that nothing changed. Otherwise raises as :func:`undo_target`. With ``dry_run`` it only checks, and a connection
-    for reading will do.
+    that nothing changed, and names the nearest intact version. With ``expected`` given, that version must still be
+    served, so that two who go back at once go back once: else :class:`Conflict`. Otherwise raises as
+    :func:`undo_target`. With ``dry_run`` it only checks, and a connection for reading will do.
     """
+    before = served(connection, learner)
+    if expected is not None and before != expected:
+        raise Conflict(
+            f"Version {before} is served now, and not version {expected} any more: somebody changed it meanwhile. "
+            "Nothing changed; look at selflearn rollout history.",
+            param="expected",
+            code="served_changed",
+        )
     target = undo_target(connection, learner, to)
     if state is not None:
-        verify_registered(connection, state, target)
-    before = served(connection, learner)
+        verify_target(connection, state, learner, target)
     if not dry_run:
         append(connection, learner=learner, version=target, action="rollback", actor=actor, reason=reason, now=now)
     return Change(from_version=before, to_version=target)
 
 
 def verify_registered(connection: sqlite3.Connection, state: Path, version: int) -> None:
-    """Checks a version's files against the hash in the database; raises ``VersionDamaged``. The base has no files."""
+    """Checks a version's files against the hash in the database; the base has none.
+
+    Raises :class:`VersionDamaged`, :class:`~selflearn.errors.VersionRemoved` or :class:`~selflearn.errors.NotFound`.
+    """
     if version == 0:
         return
     found = rows(connection, "SELECT manifest_sha256 FROM versions WHERE id = ?", (version,))
     if not found:
         raise unknown_version(version)
+    require_kept(connection, version)
     verify(version_directory(state, version), found[0]["manifest_sha256"])
 
 
-def unknown_version(version: int) -> NotFound:
-    """The error for a number that names no promoted version."""
-    return NotFound(
-        f"There is no version {version}: no update with this number was promoted. See: selflearn versions list.",
-        param="version",
-        code="version_not_found",
-    )
+def verify_target(connection: sqlite3.Connection, state: Path, learner: str, version: int) -> None:
+    """:func:`verify_registered`, whose error proposes the nearest version that is intact."""
+    try:
+        verify_registered(connection, state, version)
+    except VersionDamaged as error:
+        present = served(connection, learner)
+        others = (each for each in (*lineage(connection, version)[1:], 0) if each != present)
+        intact = next((each for each in others if _is_intact(connection, state, each)), None)
+        proposed = f" The nearest intact one: {named(intact)}." if intact is not None else ""
+        raise VersionDamaged(f"{error} Nothing changed.{proposed}") from error
+
+
+def _is_intact(connection: sqlite3.Connection, state: Path, version: int) -> bool:
+    try:
+        verify_registered(connection, state, version)
+    except VersionError:
+        return False
+    return True
 
 
 def _pile(connection: sqlite3.Connection, learner: str) -> list[int]:
     """What was served, bottom (the base) to top (now): a rollback to a version takes off all above it."""
     pile = [0]
     log = rows(connection, "SELECT version, action FROM rollouts WHERE learner = ? ORDER BY id", (learner,))
-    for version in (int(row["version"]) for row in log if row["action"] in _CHANGES):
+    for version in (int(row["version"]) for row in log if row["action"] in CHANGES):
         if version in pile:
             del pile[pile.index(version) + 1 :]
         else:

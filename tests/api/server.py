@@ -48,7 +48,8 @@ class StillLearning:
 
     store: Store
 
-    def learn_now(self, trigger: str) -> int:
+    def learn_now(self, trigger: str, dry_run: bool = False) -> int:
+        del dry_run
         raise NotEnoughExamples(f"0 new examples for {trigger!r}, at least 9 are needed. Send feedback.")
 
     def status(self) -> dict[str, Any]:

@@ -34,6 +34,13 @@ def test_a_user_is_forgotten_and_the_ids_say_so(running: Running) -> None:
     told = done.json()
     assert (told["interactions"], told["dry_run"], told["traces"], told["copies"]) == (2, False, 0, [])
     assert told["log_emptied"] is True
+    assert (told["versions_gone"], told["to_rebuild"], told["serves"], told["certificate"]) == ([], [], 0, 1)
+    (listed,) = running.http.get("/admin/data/certificates").json()["certificates"]
+    assert (listed["certificate"], listed["state"], listed["by"], listed["rows"]) == (1, "finished", "user", 2)
+    shown = running.http.get("/admin/data/certificates/1")
+    assert (shown.json()["sha256"], "carol" in shown.text) == (listed["sha256"], False)
+    assert running.http.post("/admin/data/certificates/1/verify").json()["problems"] == []
+    assert running.http.get("/admin/data/certificates/2").status_code == 404
     assert not any(SECRET.encode() in file.read_bytes() for file in running.services.state.glob("selflearn.db*"))
     assert running.row(others)["user"] == "dave"
     feedback = running.http.post("/v1/feedback", json={"interaction_id": theirs, "kind": "rating", "value": 1})

@@ -20,6 +20,7 @@ from tests.backtest.conftest import LESSONS, Past
 from tests.conftest import make_tiny_model
 from tests.daemons import Outcome, as_json
 from tests.daemons import run as run_process
+from tests.shapes import conforms
 from tests.stores import LEARNER
 
 IMPOSSIBLE = Configuration("impossible", {"judging.max_weight_drift": "1e-6"})
@@ -166,7 +167,7 @@ def test_the_command_without_matplotlib_still_has_the_numbers(past: Past, result
         patch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
         shown = selflearn(past, "backtest", "--to", results, "--json")
     assert "pip install 'selflearn[plot]'" in shown.err
-    assert as_json(shown)["identical"] is True
+    assert conforms("backtest", as_json(shown))["identical"] is True
 
 
 def test_the_command_refuses_what_it_cannot_do(past: Past) -> None:
@@ -210,7 +211,7 @@ def test_the_command_judges_anew(past: Past) -> None:
     assert shown.exit_code == 0
     assert shown.stdout.splitlines()[-1].split() == ["3", "refused", "refused", "(weight_drift)", "promoted"]
     told = json.loads(CliRunner().invoke(app, [*words, "judging.max_weight_drift=9", "--json"]).stdout)
-    assert [each["promoted"] for each in told["configurations"]] == [0, 1]
+    assert [each["promoted"] for each in conforms("backtest", told)["configurations"]] == [0, 1]
 
 
 def selflearn(past: Past, *words: object) -> Outcome:

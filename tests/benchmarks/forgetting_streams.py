@@ -89,7 +89,7 @@ def cl3(size: Size, seed: int) -> list[Task]:
     random = Random(seed)
 
     def pairs(name: str, split: str) -> list[Pair]:
-        rows = _read(DATA / "cl3" / f"{name}.{split}.jsonl")
+        rows = read(DATA / "cl3" / f"{name}.{split}.jsonl")
         return [Pair(CLASS_QUESTION[name] + row["sentence"][:LONGEST_TEXT].strip(), row["label"]) for row in rows]
 
     tasks = []
@@ -103,7 +103,7 @@ def cl3(size: Size, seed: int) -> list[Task]:
 def facts(size: Size, seed: int) -> list[Task]:
     """Invented facts, taught in ``size.train`` phrasings each; the phrasings that are asked never train."""
     by_topic: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in _read(FACTS):
+    for row in read(FACTS):
         by_topic[row["topic"]].append(row)
     topics = Random(seed).sample(sorted(by_topic), size.tasks)
 
@@ -131,12 +131,12 @@ STREAMS: dict[str, tuple[Callable[[Size, int], list[Task]], Size, Size]] = {
 
 def _grouped(path: Path) -> dict[str, list[dict[str, Any]]]:
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in _read(path):
+    for row in read(path):
         grouped[row["domain"]].append(row)
     return grouped
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def read(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         sys.exit(f"{path} is absent. This stream reads it; run the others with --streams facts.")
     with path.open(encoding="utf-8") as file:

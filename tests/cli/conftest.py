@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import pytest
 import torch
 
 from selflearn.cli.main import main
-from selflearn.models.base import load_base
+from selflearn.learning.anchors import anchors_for
+from selflearn.learning.cache import cache_directory
+from selflearn.models.base import LoadedBase, load_base
 from tests.api.server import Running, make_adapter, running_server
 from tests.stores import Bench, registered
 
@@ -64,3 +67,23 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with running_server(base, adapter, tmp_path_factory.mktemp("state")) as server:
         server.serve(0)
         yield server
+
+
+@pytest.fixture(scope="session")
+def anchors_kept(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache with the tiny model's answers to the anchors, made once."""
+    cache = tmp_path_factory.mktemp("cache")
+    anchors_for(load_base(tiny_model, device="cpu", dtype="float32"), cache)
+    return cache
+
+
+@pytest.fixture
+def base(
+    tiny_model: Path, state: Path, bench: Bench, anchors_kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> LoadedBase:
+    """The tiny model, served by the state directory of the command."""
+    loaded = load_base(tiny_model, device="cpu", dtype="float32")
+    shutil.copytree(anchors_kept, cache_directory(state, loaded.sha256))
+    for name, value in (("MODEL", str(tiny_model)), ("DTYPE", "float32"), ("DEVICE", "cpu")):
+        monkeypatch.setenv(f"SELFLEARN_SERVING__{name}", value)
+    return loaded

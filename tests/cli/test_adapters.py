@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,60 +10,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from selflearn.learning.anchors import anchors_for
-from selflearn.learning.cache import cache_directory
 from selflearn.learning.care.exporting import save_model
-from selflearn.models.adapter import attach_saved, probe_logits, save_adapter, saved_factors
+from selflearn.models.adapter import attach_saved, probe_logits, saved_factors
 from selflearn.models.base import LoadedBase, load_base
-from selflearn.versions import seal, version_directory, work_directory, write_manifest
+from selflearn.versions import version_directory
+from tests.cli.adapted import promote_adapted
 from tests.cli.conftest import Command
 from tests.conftest import tiny_tokenizer
-from tests.learning.care.architectures import adapt
+from tests.shapes import conforms
 from tests.stores import Bench
-from tests.versions.candidates import manifest_of
 
 PROMPT = [5, 17, 3, 60, 41]
 
 
-@pytest.fixture(scope="module")
-def anchors_kept(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache with the tiny model's answers to the anchors, made once."""
-    cache = tmp_path_factory.mktemp("cache")
-    anchors_for(load_base(tiny_model, device="cpu", dtype="float32"), cache)
-    return cache
-
-
-@pytest.fixture
-def base(
-    tiny_model: Path, state: Path, bench: Bench, anchors_kept: Path, monkeypatch: pytest.MonkeyPatch
-) -> LoadedBase:
-    """The tiny model, served by the state directory of the command."""
-    loaded = load_base(tiny_model, device="cpu", dtype="float32")
-    shutil.copytree(anchors_kept, cache_directory(state, loaded.sha256))
-    for name, value in (("MODEL", str(tiny_model)), ("DTYPE", "float32"), ("DEVICE", "cpu")):
-        monkeypatch.setenv(f"SELFLEARN_SERVING__{name}", value)
-    return loaded
-
-
-def _promote(bench: Bench, state: Path, base_path: Path, *, rank: int = 6, seed: int = 1) -> int:
-    """Teaches a dozen facts and carries an update to its promotion, with an adapter that changes the model clearly."""
-    for number in range(12):
-        bench.correct(f"what is the port of daemon {seed} {number}?", f"port {1000 + number}")
-    update = bench.begin_update()
-    candidate = work_directory(state, update) / "candidate"
-    adapted = load_base(base_path, device="cpu", dtype="float32")
-    adapt(adapted.model, rank=rank, alpha=2.0 * rank, seed=seed, spread=0.05)
-    save_adapter(adapted.model, candidate)
-    manifest = replace(manifest_of(bench, update), base_sha256=adapted.sha256)
-    sha256 = write_manifest(candidate, manifest)
-    seal(candidate, version_directory(state, update))
-    bench.promote(update, sha256)
-    return update
-
-
 @pytest.fixture
 def version(bench: Bench, state: Path, base: LoadedBase) -> int:
-    return _promote(bench, state, base.path)
+    return promote_adapted(bench, state, base.path)
 
 
 def _adapted(base: LoadedBase, directory: Path) -> torch.Tensor:
@@ -116,7 +76,7 @@ def test_compact_measures_what_it_costs(
     bytes_before = {path.name: path.read_bytes() for path in original.iterdir()}
     outcome = command("versions", "compact", version, "--energy", 0.6, "--to", tmp_path / "small", "--json")
     assert outcome.code == 0, outcome.err
-    told = json.loads(outcome.out)
+    told = conforms("versions compact", json.loads(outcome.out))
     assert told["rank_before"] == 6
     assert told["rank_after"] < 6
     assert told["bytes"]["after"] < told["bytes"]["before"]
@@ -139,7 +99,7 @@ def test_compact_for_people(command: Command, version: int, tmp_path: Path) -> N
 
 
 def test_merge(command: Command, version: int, bench: Bench, state: Path, base: LoadedBase, tmp_path: Path) -> None:
-    other = _promote(bench, state, base.path, rank=4, seed=2)
+    other = promote_adapted(bench, state, base.path, rank=4, seed=2)
     outcome = command(
         "versions", "merge", version, other, "--weights", "1.0,-0.5", "--rank", 10, "--to", tmp_path / "m", "--json"
     )
@@ -152,6 +112,7 @@ def test_merge(command: Command, version: int, bench: Bench, state: Path, base: 
     )
     assert all(torch.allclose(merged[name], first[name] - 0.5 * second[name], atol=1e-5) for name in merged)
     mean = json.loads(command("versions", "merge", version, other, "--to", tmp_path / "mean", "--json").out)
+    conforms("versions merge", mean)
     assert (mean["weights"], mean["rank_after"]) == ([0.5, 0.5], 6)
     assert mean["relative_error"] > 0.1
     assert command("versions", "merge", version, other, "--weights", "1", "--to", tmp_path / "x").code == 1
@@ -186,7 +147,7 @@ def test_distil(command: Command, version: int, base: LoadedBase, student: Path,
     options = ("--student", student, "--steps", 20, "--rate", 1e-2, "--json")
     outcome = command("distil", version, "--to", tmp_path / "distilled", *options)
     assert outcome.code == 0, outcome.err
-    told = json.loads(outcome.out)
+    told = conforms("distil", json.loads(outcome.out))
     assert told["divergence_after"] < 0.7 * told["divergence_before"]
     assert told["trained"] + told["held_back"] > 96
     assert told["student_parameters"] < told["teacher_parameters"]

@@ -17,6 +17,7 @@ from selflearn.cli.wire import Address
 from selflearn.errors import DaemonUnreachable
 from tests.api.server import Running
 from tests.cli.conftest import Command
+from tests.shapes import conforms
 
 Serve = Callable[..., str]
 TEXT = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
@@ -60,7 +61,7 @@ def test_every_number_of_clients_gets_its_figures(command: Command, running: Run
         "bench", "serve", "--url", running.url, "--clients", "1,3", "--tokens", 6, "--requests", 2, "--json"
     )
     assert outcome.code == 0, outcome.err
-    found = json.loads(outcome.out)
+    found = conforms("bench serve", json.loads(outcome.out))
     assert (found["url"], found["tokens"]) == (running.url, 6)
     assert [(each["clients"], each["requests"], each["failed"]) for each in found["levels"]] == [(1, 2, 0), (3, 6, 0)]
     for each in found["levels"]:

@@ -10,7 +10,7 @@ import pytest
 
 from selflearn.store import Store, database_path
 from selflearn.store.directory import hold_state
-from selflearn.versions import work_directory
+from selflearn.versions import version_directory, work_directory
 from tests.api.server import Running
 from tests.cli.conftest import Command
 from tests.stores import Bench, open_bench
@@ -53,8 +53,25 @@ def test_forget_tells_the_versions_and_the_copies(command: Command, bench: Bench
     assert command("backup").code == 0
     outcome = command("data", "forget", "--match", SECRET, "--yes")
     assert f"Versions {version}" in outcome.err
-    assert "selflearn rollback" in outcome.err
+    assert "version 0 serves" in outcome.err
+    assert "are made again without it, by a daemon" in outcome.err
     assert "backups/" in outcome.err
+    assert bench.served() == 0
+    status = json.loads(command("learn", "status", "--json").out)
+    assert (status["rebuild"]["left"], status["rebuild"]["certificate"]) == ([version, version + 1], 1)
+    assert "left: [1, 2]" in command("learn", "status").out
+    (listed,) = json.loads(command("data", "certificates", "--json").out)["certificates"]
+    assert (listed["certificate"], listed["state"], listed["versions"]) == (1, "rebuilding", 2)
+    assert "rebuilding" in command("data", "certificates").out
+    shown = command("data", "certificate", "1")
+    assert listed["sha256"] in shown.out
+    assert "backups/" in shown.out
+    assert command("data", "certificate", "1", "--verify").code == 0
+    version_directory(state, version).mkdir()
+    broken = command("data", "certificate", "1", "--verify", "--json")
+    assert (broken.code, json.loads(broken.out)["holds"]) == (1, False)
+    assert "although version 1 went" in broken.err
+    assert command("data", "certificate", "7").code == 1
 
 
 def test_forget_needs_exactly_one_and_the_state_alone(command: Command, bench: Bench, state: Path) -> None:
@@ -145,6 +162,22 @@ def test_what_was_forgotten_since_stays_forgotten(
         assert [row["id"] for row in store.read("SELECT id FROM examples")] == [kept.example_id]
         assert store.read("SELECT count(*) AS n FROM interactions")[0]["n"] == 1
         assert store.read("SELECT count(*) AS n FROM tombstones")[0]["n"] == 3
+
+
+def test_a_backup_brings_no_version_back_that_saw_what_was_forgotten_since(
+    command: Command, bench: Bench, state: Path, tmp_path: Path
+) -> None:
+    bench.correct(f"what is {SECRET}?", f"{SECRET} is a journey")
+    version = promote_new(bench, state, 0)
+    assert command("backup", tmp_path / "kept").code == 0
+    assert command("data", "forget", "--match", SECRET, "--yes", "--no-rebuild").code == 0
+    assert json.loads(command("learn", "status", "--json").out)["rebuild"] is None
+    bench.store.close()
+    restored = json.loads(command("restore", tmp_path / "kept", "--yes", "--json").out)
+    assert restored["served"] == {"default": 0}
+    assert not version_directory(state, version).exists()
+    assert json.loads(command("learn", "status", "--json").out)["rebuild"]["left"] == [version]
+    assert command("rollback", str(version)).code == 1
 
 
 def test_examples_of_another_history_are_not_forgotten_by_their_number(

@@ -50,6 +50,20 @@ def test_a_verdict_with_every_kind_of_number(capsys: pytest.CaptureFixture[str])
     assert lines[2].split()[:3] == ["finite", "pass", "–"]
 
 
+def test_a_verdict_fits_a_terminal_and_says_in_words_what_did_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["finite", "learned", "not_worse:reward_weighted", "retained:self_distillation", "collapse:repetition"]
+    numbers = {"value": -0.0123456, "limit": 0.125, "low": -0.0123456, "high": -0.0345678, "samples": 256}
+    checks = [{"name": name, "outcome": "pass", "detail": "as it should be", **numbers} for name in names]
+    checks.append({"name": "retained:unpaired_preference", "outcome": "inconclusive", "detail": "so " * 50, **numbers})
+    output.verdict_table({"checks": checks})
+    lines = capsys.readouterr().out.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert lines[6].split()[:4] == ["retained:unpaired", "inconclusive", "-0.0123", "0.125"]
+    assert lines[7].startswith("retained:unpaired_preference: so so")
+    assert not any("as it should be" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "–"), (0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
 )

@@ -38,6 +38,11 @@ def test_wrong_usage_is_2(command: Command, monkeypatch: pytest.MonkeyPatch, tmp
     outcome = command("config", "check")
     assert outcome.code == 2
     assert "serving.prot" in outcome.err
+    (tmp_path / "canaries.jsonl").write_text('\n{"name": "port", "prompt": "Which port?", "expect": ["(8000"]}\n')
+    (tmp_path / "selflearn.toml").write_text('[judging]\ncanary_file = "canaries.jsonl"\n')
+    outcome = command("config", "check")
+    assert outcome.code == 2
+    assert "canaries.jsonl, line 2: expect" in outcome.err
 
 
 def test_help_needs_nothing_heavy() -> None:
@@ -89,7 +94,8 @@ def test_a_refused_update_can_be_explained(command: Command, bench: Bench) -> No
     story = command("why", update)
     assert f"{update} (refused)" in story.out
     assert "retained" in story.out
-    assert "never put into service" in story.err
+    assert "never" in story.out
+    assert "never put into service" in command("why", update, "--full").err
     assert f"{update} refused" in command("learn", "status").out
 
 

@@ -65,8 +65,45 @@ def test_forgetting_reaches_a_running_update_and_every_file(lab: Lab, learned: L
         assert directories(state, "work") == []
         assert [daemon.ask(question, 40).text for question in QUESTIONS] == learned.answers
     assert with_secret(state) == []
-    assert with_secret(learned.state / "versions", "harbour question") == []  # version 1 was taught these
+    shown = with_secret(learned.state / "versions", "harbour question")  # version 1 was taught these
+    assert [Path(path).name for path in shown] == ["answers.jsonl"]
     assert with_secret(learned.state, "harbour question") != []
+
+
+def test_forgetting_takes_it_out_of_what_is_served_and_goes_on_after_a_kill(lab: Lab) -> None:
+    state = lab.state("rebuilt")
+    secret = "harbour 2 of Zumikon"
+    with lab.daemon(state, JUDGING__MIN_HOLDOUT="4", JUDGING__MAX_HOLDOUT="4") as daemon:
+        for number in range(14):
+            asked = daemon.ask(f"harbour question {number}")
+            target = f"the answer is {secret}" if number == 13 else f"the answer is harbour {number % 3}"
+            assert daemon.correct(asked.id, target).status_code == 201
+        assert daemon.await_update(daemon.learn())["state"] == "promoted"
+        assert daemon.version() == 1
+        answer = daemon.post("/admin/data/forget", match=secret)
+        assert answer.status_code == 200, answer.text
+        done = answer.json()
+        assert (done["versions_gone"], done["to_rebuild"], done["serves"], done["traces"]) == ([1], [1], 0, 0)
+        assert daemon.version() == 0  # at once
+        assert directories(state, "versions") == []
+        gone = daemon.post("/v1/chat/completions", model="selflearn@1", messages=[{"role": "user", "content": "hello"}])
+        assert gone.status_code == 404
+        assert daemon.post("/admin/rollback", to=1).status_code == 409
+        daemon.await_worker()
+        assert daemon.post("/admin/learn", trigger="test").status_code == 409
+        daemon.process.kill()
+        daemon.process.wait()
+    with lab.daemon(state, JUDGING__MIN_HOLDOUT="4", JUDGING__MAX_HOLDOUT="4") as daemon:
+        until(lambda: daemon.get("/admin/learn")["rebuild"] is None, 120.0)
+        assert daemon.version() == 3
+        assert [row["state"] for row in rows(state, "SELECT state FROM updates")] == [
+            "promoted",
+            "interrupted",
+            "promoted",
+        ]
+        checked = as_json(command(state, "--url", daemon.url, "data", "certificate", "2", "--verify", "--json"))
+        assert (checked["holds"], checked["problems"]) == (True, [])
+    assert with_secret(state, secret) == []
 
 
 def with_secret(directory: Path, secret: str = SECRET) -> list[str]:

@@ -15,6 +15,7 @@ from selflearn.errors import NotFound, UpdateError
 from selflearn.store import Store, database_path
 from tests.daemon.conftest import Learned
 from tests.daemons import UPDATE_SECONDS, Lab, Outcome, run
+from tests.shapes import conforms
 
 
 def reproduced(lab: Lab, state: Path, *options: str) -> Outcome:
@@ -34,7 +35,7 @@ def test_beside_a_daemon_it_makes_the_same_bytes_again(lab: Lab, learned: Learne
         outcome = reproduced(lab, state, "--json")
         assert outcome.code == 0, outcome.err
         assert daemon.version() == 1
-    found = json.loads(outcome.out)
+    found = conforms("versions reproduce", json.loads(outcome.out))
     manifest = json.loads((state / "versions/v000001/manifest.json").read_text(encoding="utf-8"))
     adapter = manifest["files"]["adapter_model.safetensors"]
     assert found["identical"]

@@ -22,6 +22,7 @@ from tests.daemons import (
     update_states,
     workers,
 )
+from tests.shapes import conforms
 
 SCHEDULED = {
     "LEARNING__ENABLED": "true",
@@ -143,7 +144,11 @@ def test_schedule_pause_and_a_refusal(lab: Lab, learned: Learned) -> None:
         outcome = command(state, "--url", daemon.url, "learn", "now", "--wait")
         assert outcome.code == 3, outcome.err
         assert "weight_drift" in outcome.out
-        update = daemon.get("/admin/updates/3")
+        update = conforms("learn now", daemon.get("/admin/updates/3"))
+        conforms("why", daemon.get("/admin/why/3"))
+        conforms("why", daemon.get("/admin/why/1"))
+        conforms("versions show", daemon.get("/admin/versions/1"))
+        assert conforms("versions verify", daemon.post("/admin/verify").json())["served"]["problem"] is None
         assert update["state"] == "refused"
         checks = {check["name"]: check["outcome"] for check in update["verdict"]["checks"]}
         assert checks["weight_drift"] == "fail"

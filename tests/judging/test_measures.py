@@ -6,10 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from selflearn.judging.measures import losses, nonfinite_tensors, product_norm, weight_drift
+from selflearn.judging.layers import largest_by_kind
+from selflearn.judging.measures import (
+    adapter_drift,
+    drift_between,
+    losses,
+    nonfinite_tensors,
+    product_norm,
+    weight_drift,
+)
+from selflearn.models.adapter import attach_new, base_weight, bias_changes, factors, lora_layers, scale, trained_biases
 from selflearn.models.base import load_base
 from selflearn.models.forward import TokenSequence
+from tests.learning.care.architectures import adapt, make_model
 
 SEQUENCES = [
     TokenSequence((5, 9, 30, 31, 40, 41), 3),
@@ -44,3 +55,45 @@ def test_broken_tensors_are_named() -> None:
     tensors = {"good": torch.ones(2), "nan": torch.tensor([1.0, torch.nan]), "inf": torch.tensor([torch.inf])}
 
     assert nonfinite_tensors(tensors) == ["nan", "inf"]
+
+
+def test_drift_between_two_adapters_is_that_of_the_difference_of_their_products() -> None:
+    first, second, plain = (make_model("llama") for _ in range(3))
+    adapt(first, rank=3, alpha=6.0, seed=1)
+    adapt(second, rank=5, alpha=5.0, seed=2)
+
+    def product(model: PreTrainedModel, name: str) -> torch.Tensor:
+        a, b = factors(lora_layers(model)[name])
+        return scale(lora_layers(model)[name]) * (b @ a).detach()
+
+    found = drift_between(first, second)
+    assert set(found) == set(lora_layers(first))
+    for name, value in found.items():
+        weight = base_weight(lora_layers(first)[name])
+        expected = (product(second, name) - product(first, name)).norm() / weight.norm()
+        assert value == pytest.approx(float(expected), rel=1e-4)
+    assert drift_between(plain, second) == pytest.approx(adapter_drift(second))
+    assert drift_between(second, plain) == pytest.approx(adapter_drift(second))
+    assert max(drift_between(first, first).values()) < 1e-6
+    assert (drift_between(plain, plain), adapter_drift(plain)) == ({}, {})
+
+
+def test_drift_between_counts_biases() -> None:
+    first, second = make_model("gpt2"), make_model("gpt2")
+    for model, value in ((first, 0.25), (second, 1.0)):
+        attach_new(model, rank=2, alpha=2.0, seed=0, biases=True)  # B is 0: only biases differ
+        for bias in trained_biases(model).values():
+            bias.data.fill_(value)
+    name, (_, base) = next(iter(bias_changes(first).items()))
+    weight = base_weight(lora_layers(first)[name])
+
+    expected = 0.75 * len(base) ** 0.5 / float(torch.hypot(weight.norm(), base.norm()))
+    assert drift_between(first, second)[name] == pytest.approx(expected, rel=1e-4)
+    assert drift_between(second, first)[name] == pytest.approx(expected, rel=1e-4)
+    assert drift_between(second, make_model("gpt2"))[name] == pytest.approx(expected / 0.75, rel=1e-4)
+
+
+def test_the_largest_of_each_kind_of_layer() -> None:
+    drift = {"layers.0.q_proj": 0.1, "layers.1.q_proj": 0.3, "layers.0.up_proj": 0.2}
+
+    assert largest_by_kind(drift) == {"q_proj": 0.3, "up_proj": 0.2}

@@ -143,6 +143,26 @@ def test_one_rollback_over_many_versions_is_one_fall(bench: Bench) -> None:
     assert factor(bench) == 0.5
 
 
+def test_a_step_of_which_only_a_part_was_promoted_went_too_far(bench: Bench) -> None:
+    update = begin(bench).update
+    bench.promote(update)
+    assert factor(bench) == 1.0
+    bench.store.write(
+        lambda connection: connection.execute(
+            "UPDATE updates SET report = json_set(report, '$.measurements', json(?)) WHERE id = ?",
+            ('{"scale": 0.5}', update),
+        )
+    )
+    assert factor(bench) == 0.5
+
+
+def test_a_rehearsal_says_nothing(bench: Bench) -> None:
+    bench.judging = bench.judging.model_copy(update={"dry_run": True})
+    end(bench, begin(bench).update, "inconclusive", FORGOT)
+
+    assert factor(bench) == 1.0
+
+
 def test_another_rate_or_optimizer_begins_anew_and_it_can_be_switched_off(bench: Bench) -> None:
     end(bench, begin(bench).update, "refused", FORGOT)
 

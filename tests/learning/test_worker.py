@@ -110,6 +110,10 @@ def test_it_learns_and_measures_what_the_gate_needs(first: tuple[Path, dict[str,
     assert len(measured.anchor_base) == 48
     assert max(measured.weight_drift.values()) > 0.0
     assert not measured.learned_before
+    assert measured.holdout_objectives == ["supervised"] * 8
+    assert measured.source_shares == {"": 1.0}
+    assert {"trust", "collapse:entropy", "canaries"} <= {check.name for check in verdict.checks}
+    assert measured.evidence["parent"] != measured.evidence["candidate"]
 
 
 def test_the_candidate_is_what_the_report_measured(first: tuple[Path, dict[str, Any]], tiny_model: Path) -> None:
@@ -118,6 +122,7 @@ def test_the_candidate_is_what_the_report_measured(first: tuple[Path, dict[str, 
     assert names == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "answers.jsonl",
         "importance.safetensors",
         "probe.safetensors",
         "training.jsonl",

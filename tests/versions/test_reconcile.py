@@ -85,7 +85,7 @@ def test_a_flipped_byte_falls_back_along_the_line(bench: Bench, tmp_path: Path) 
     assert bench.served() == 1
     last = bench.store.read("SELECT version, action, reason FROM rollouts ORDER BY id DESC LIMIT 1")[0]
     assert (last["version"], last["action"]) == (1, "recover")
-    assert "version 3 is damaged" in last["reason"]
+    assert "version 3 cannot be served" in last["reason"]
     assert "adapter_model.safetensors" in last["reason"]
     audit = bench.store.read("SELECT action FROM audit ORDER BY id DESC LIMIT 1")
     assert audit == [{"action": "rollout.recover"}]

@@ -230,6 +230,7 @@ def test_list_show_and_verify(three: Bench, tmp_path: Path) -> None:
         "intact": True,
         "files": 4,
         "problem": None,
+        "removed": None,
     }
     damage(version_directory(tmp_path, 3))
     found = verify_version(three.store, tmp_path, 3)

@@ -1,8 +1,8 @@
 """Forgetting: what somebody wrote goes from everywhere in the store, and a tombstone says that it was there.
 
 With an interaction goes what was said about it and every example that came of it; what an update has used stays as an
-emptied row, since manifests name its id and digest. Forgetting does not reach the weights of versions that have
-learned already: they are reported.
+emptied row, since manifests name its id and digest. Which versions have learned from it is told here; taking it out of
+them is the matter of :mod:`selflearn.versions.forgetting`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from selflearn.errors import BadRequest
@@ -27,8 +28,9 @@ from selflearn.experience.keeping.erasing import (
 )
 from selflearn.experience.keeping.selection import TEXTS, Chosen, Selector, check, select
 from selflearn.experience.redaction import redact
-from selflearn.experience.roles.lines import served_version
+from selflearn.experience.roles.lines import line_of, served_version
 from selflearn.experience.texts import normalise, sha256
+from selflearn.experience.trust.quarantine import LEFT_OUT
 from selflearn.store import Store, rows
 from selflearn.store.audit import write_audit
 from selflearn.store.cleaning import empty_log, find_bytes
@@ -51,13 +53,17 @@ def forget(
     reason: str,
     now: Callable[[], float],
     end_update: Callable[[int], None],
+    before_erasing: Callable[[Collection[int]], None] = lambda examples: None,
+    files: Callable[[], Iterable[Path]] = tuple,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Forgets what ``selector`` means; returns how much that was, and which versions have learned from it.
 
-    ``end_update`` ends a running update that uses it, and removes its files; it returns once that is so. A dry run
-    changes nothing. Doing it again finds nothing more. Raises :class:`BadRequest`, or
-    :class:`~selflearn.errors.NotFound` for an interaction that never was.
+    ``before_erasing`` is called with the ids of all examples that go, before any of them does. ``end_update`` ends a
+    running update that uses them, and removes its files; it returns once that is so. What was deleted is looked for
+    afterwards, in the database and in ``files``; ``traces`` counts what was found. A dry run changes nothing. Doing it
+    again finds nothing more. Raises :class:`BadRequest`, or :class:`~selflearn.errors.NotFound` for an interaction that
+    never was.
     """
     check(selector)
     note = Note(learner, actor, _harmless(reason, selector), now())
@@ -69,17 +75,25 @@ def forget(
         counts += Counter(emptied=len(set(_lookup(store.connection(), _NAMED, chosen.examples))))
         return {**told, **_numbers(counts), "updates_ended": []}
     samples = _samples(store, chosen)
-    done, touched, ended = _erase_all(store, selector, chosen, note, end_update)
+    done, touched, ended = _erase_all(store, selector, chosen, note, end_update, before_erasing)
     if selector.by == "source":
         store.write(lambda connection: _unname(connection, learner, selector.value))
     detail = {"by": selector.by, "sha256": sha256(selector.value), **_numbers(done)}
     store.write(lambda it: write_audit(it, actor=actor, action="data.forget", detail=detail, at=note.at))
-    cleaned = {"log_emptied": empty_log(store), "traces": _traces(store, samples)}
+    cleaned = {"log_emptied": empty_log(store), "traces": _traces(store, samples, files())}
     return {**told, **_learned(store, learner, touched), **_numbers(done), "updates_ended": ended, **cleaned}
 
 
-def forget_again(store: Store, tombstones: Sequence[Mapping[str, Any]], actor: str, at: float) -> int:
+def forget_again(
+    store: Store,
+    tombstones: Sequence[Mapping[str, Any]],
+    actor: str,
+    at: float,
+    before_erasing: Callable[[str, Collection[int]], None] = lambda learner, examples: None,
+) -> int:
     """Forgets in an older copy of the store what was forgotten since; returns how many rows that were.
+
+    ``before_erasing`` is called for each learner with the ids of the examples that go.
 
     Examples go with the feedback that they came of: the number of one may be that of another in another history. What
     retention deleted is left to retention.
@@ -92,7 +106,9 @@ def forget_again(store: Store, tombstones: Sequence[Mapping[str, Any]], actor: s
             if row["learner"] == learner and row["actor"] != RETENTION and row["subject"] in ids:
                 ids[row["subject"]].append(row["subject_id"])
         found = Chosen(ids["interaction"], ids["feedback"])
-        done += _erase(store, _with_what_follows(store, found), note)
+        chosen = _with_what_follows(store, found)
+        before_erasing(learner, chosen.examples)
+        done += _erase(store, chosen, note)
     return done["interactions"] + done["feedback"] + done["examples"]
 
 
@@ -136,7 +152,12 @@ def _batches(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _erase_all(
-    store: Store, selector: Selector, chosen: Chosen, note: Note, end_update: Callable[[int], None]
+    store: Store,
+    selector: Selector,
+    chosen: Chosen,
+    note: Note,
+    end_update: Callable[[int], None],
+    before_erasing: Callable[[Collection[int]], None],
 ) -> tuple[Counter[str], set[int], list[int]]:
     """How many rows went, the examples among them, and the updates that were ended for it."""
     done: Counter[str] = Counter()
@@ -144,12 +165,15 @@ def _erase_all(
     ended: list[int] = []
     for _ in range(_ROUNDS):
         touched |= set(chosen.examples)
+        before_erasing(touched)
         ended += _end_updates(store, touched, end_update)
         done += _erase(store, chosen, note)
         chosen = _with_what_follows(store, select(store.connection(), note.learner, selector))
         if not chosen:
             break
-    return done, touched, ended + _end_updates(store, touched, end_update)  # one may have begun meanwhile
+    ended += _end_updates(store, touched, end_update)  # one may have begun meanwhile
+    before_erasing(touched)  # or have ended with a version
+    return done, touched, ended
 
 
 def _erase(store: Store, chosen: Chosen, note: Note) -> Counter[str]:
@@ -177,6 +201,33 @@ def _unname(connection: sqlite3.Connection, learner: str, source: str) -> None:
     for row in rows(connection, f"SELECT id, detail FROM examples WHERE {condition}", (learner, source)):
         detail = re.sub(rf"(?<!\S){re.escape(source)}(?!\S)", "a forgotten source", row["detail"])
         connection.execute("UPDATE examples SET detail = ? WHERE id = ?", (detail, row["id"]))
+    _unname_in_updates(connection, learner, source)
+
+
+def _unname_in_updates(connection: sqlite3.Connection, learner: str, source: str) -> None:
+    """Reports and verdicts say which source brought how much."""
+    columns = ("report", "verdict", "reason")
+    said = " OR ".join(f"instr({column}, :spelt) OR instr({column}, :source)" for column in columns)
+    given = {"learner": learner, "source": source, "spelt": json.dumps(source)[1:-1]}
+    sql = (
+        f"SELECT id, report, verdict, reason FROM updates WHERE learner = :learner AND state != 'running' AND ({said})"
+    )
+    for row in rows(connection, sql, given):
+        values = [json.loads(row[name]) if row[name] else None for name in columns[:2]]
+        renamed = [None if value is None else json.dumps(_renamed(value, source)) for value in values]
+        connection.execute(
+            "UPDATE updates SET report = ?, verdict = ?, reason = ? WHERE id = ?",
+            (*renamed, _renamed(row["reason"], source), row["id"]),
+        )
+
+
+def _renamed(value: Any, source: str) -> Any:
+    """The value without the name of the source in any text or key."""
+    if isinstance(value, str):
+        return re.sub(rf"(?<!\w){re.escape(source)}(?!\w)", "a forgotten source", value)
+    if isinstance(value, dict):
+        return {_renamed(key, source): _renamed(item, source) for key, item in value.items()}
+    return [_renamed(item, source) for item in value] if isinstance(value, list) else value
 
 
 def _end_updates(store: Store, examples: set[int], end_update: Callable[[int], None]) -> list[int]:
@@ -192,21 +243,32 @@ def _end_updates(store: Store, examples: set[int], end_update: Callable[[int], N
     return numbers
 
 
-def _learned(store: Store, learner: str, examples: Sequence[int] | set[int]) -> dict[str, Any]:
-    """The versions that trained on the examples, those that continue them, and those that they judged.
+def versions_with(connection: sqlite3.Connection, examples: Collection[int]) -> set[int]:
+    """The versions that would be others without the examples: those that saw one, and all that continue them.
 
-    ``rollback_to`` is the version that the oldest of them was made from: it knows nothing of the examples.
+    An example was seen if it trained or was replayed, and also if it judged from the fresh holdout, which says when
+    training stops, or was left out, which was decided by comparing all. What only measured retention has no part in
+    the weights: it says yes or no to them, with hundreds of others.
+    """
+    seen = versions_that(connection, examples, "train", "replay", "holdout", LEFT_OUT)
+    return {int(row["id"]) for row in rows(connection, _DESCENDANTS, (json.dumps(sorted(seen)),))}
+
+
+def _learned(store: Store, learner: str, examples: Sequence[int] | set[int]) -> dict[str, Any]:
+    """The versions that trained on the examples, the others that are not what they were without, those they judged.
+
+    ``rollback_to`` is the newest of what is served and its ancestors that knows nothing of them.
     """
     connection = store.connection()
     trained = versions_that(connection, examples, "train", "replay")
-    continued = {int(row["id"]) for row in rows(connection, _DESCENDANTS, (json.dumps(sorted(trained)),))} - trained
-    parent = rows(connection, "SELECT parent FROM versions WHERE id = ?", (min(trained, default=0),))
+    affected, present = versions_with(connection, examples), served_version(connection, learner)
+    clean = [version for version in line_of(connection, present) if version not in affected]
     return {
         "learned_by": sorted(trained),
-        "continued_by": sorted(continued),
+        "continued_by": sorted(affected - trained),
         "judged": sorted(versions_that(connection, examples, "holdout", "retained")),
-        "serving": served_version(connection, learner) in trained | continued,
-        "rollback_to": parent[0]["parent"] if parent else None,
+        "serving": present in affected,
+        "rollback_to": max(clean, default=0) if affected else None,
     }
 
 
@@ -236,10 +298,23 @@ def _some(store: Store, table: str, ids: Sequence[Any]) -> list[dict[str, Any]]:
     return store.read(f"SELECT * FROM {table} WHERE id {IN_LIST}", (json.dumps(spread),))
 
 
-def _traces(store: Store, samples: Sequence[str]) -> int:
-    """How many of the pieces the files still have, although no row does."""
-    found = find_bytes(store.path, {sample.encode() for sample in samples})
-    return sum(not _is_said(store, sample) for sample in samples if sample.encode() in found)
+def _traces(store: Store, samples: Sequence[str], files: Iterable[Path]) -> int:
+    """How many of the pieces the database or the other files still have, although no row does."""
+    spelt = {sample: {sample.encode(), _unescaped(sample).encode()} for sample in samples}
+    wanted = {form for forms in spelt.values() for form in forms}
+    found = find_bytes(store.path, wanted)
+    for file in files:
+        found |= find_bytes(file, wanted - found)
+    return sum(not _is_said(store, sample) for sample, forms in spelt.items() if forms & found)
+
+
+def _unescaped(sample: str) -> str:
+    """A piece of JSON as a file has it that escapes only what it must: the letters themselves."""
+
+    def letters(match: re.Match[str]) -> str:
+        return match[0].encode().decode("unicode_escape").encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
+
+    return re.sub(r"(?:\\u[0-9a-f]{4})+", letters, sample)
 
 
 def _is_said(store: Store, sample: str) -> bool:

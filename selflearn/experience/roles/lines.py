@@ -29,3 +29,13 @@ def served_version(connection: sqlite3.Connection, learner: str) -> int:
 def line_of(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
     """The version and its ancestors, nearest first, without 0; nothing for the base and what was never promoted."""
     return tuple(int(row["id"]) for row in rows(connection, _LINE, (version,)))
+
+
+def descendants_of(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
+    """The versions whose line leads through this one (0: all that there are), oldest first, without itself."""
+    family = {version}
+    # A version is made after its parent: in the order of their numbers, one look at each is enough.
+    for row in rows(connection, "SELECT id, parent FROM versions WHERE id > ? ORDER BY id", (version,)):
+        if row["parent"] in family:
+            family.add(int(row["id"]))
+    return tuple(sorted(family - {version}))

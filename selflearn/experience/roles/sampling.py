@@ -121,6 +121,17 @@ def note_replays(connection: sqlite3.Connection, update_id: int) -> None:
     )
 
 
+def take_back_replays(connection: sqlite3.Connection, updates: Collection[int]) -> None:
+    """Uncounts the replays of versions that are as if they had never been."""
+    connection.execute(
+        "UPDATE examples SET replays = max(0, replays - counted.number) FROM"
+        " (SELECT example_id, count(*) AS number FROM update_examples WHERE role = 'replay'"
+        "  AND update_id IN (SELECT value FROM json_each(?)) GROUP BY example_id) AS counted"
+        " WHERE examples.id = counted.example_id",
+        (json.dumps(sorted(updates)),),
+    )
+
+
 def _trained(connection: sqlite3.Connection, learner: str) -> _Index:
     return _Index(connection, "examples_by_state", "learner = :learner AND state = 'trained'", {"learner": learner})
 

@@ -97,7 +97,7 @@ class Snapshot:
         """The same but for these examples, which the update was given and did not use."""
         kept = ([example for example in examples if example.id not in ids] for examples in self.roles().values())
         contradicting = tuple(example_id for example_id in self.contradicting if example_id not in ids)
-        return replace(_snapshot(*kept), contradicting=contradicting)
+        return replace(make_snapshot(*kept), contradicting=contradicting)
 
 
 def choose_roles(
@@ -123,11 +123,13 @@ def choose_roles(
     new = sorted((*candidates.fresh, *candidates.due), key=lambda example: example.id)
     train = [example for example in new if example.id not in judges]
     # What is taught anew is not replayed: where the answers differ, the later one is the right one.
-    replay = sample_replay(connection, learner, excluded=_clusters(new), limit=learning.max_replay_examples, seed=seed)
-    learned = _clusters(train) | _clusters(replay)
+    replay = sample_replay(
+        connection, learner, excluded=clusters_of(new), limit=learning.max_replay_examples, seed=seed
+    )
+    learned = clusters_of(train) | clusters_of(replay)
     retained = _choose_retained(connection, learner, lineage, learned, judging)
-    snapshot = _snapshot(train, replay, holdout, retained)
-    return replace(snapshot, contradicting=_contradicting(connection, learner, lineage, new))
+    snapshot = make_snapshot(train, replay, holdout, retained)
+    return replace(snapshot, contradicting=find_contradicting(connection, learner, lineage, new))
 
 
 def record_roles(connection: sqlite3.Connection, update_id: int, snapshot: Snapshot) -> None:
@@ -160,6 +162,27 @@ def note_refusal(connection: sqlite3.Connection, update_id: int, limit: int = 2)
     ).rowcount
 
 
+def note_override(connection: sqlite3.Connection, update_id: int) -> None:
+    """Takes back what the refusal of an update did to the examples that trained it: an operator serves it all the same.
+
+    Call it when the update counts as promoted, and before the states are derived: those that were in quarantine for
+    their refusals leave it. What is there for another reason stays.
+    """
+    trained = "SELECT example_id FROM update_examples WHERE update_id = ?1 AND role = 'train'"
+    connection.execute(
+        "UPDATE examples SET refusals = ("
+        " SELECT count(*) FROM update_examples AS ue JOIN updates ON updates.id = ue.update_id"
+        " WHERE ue.example_id = examples.id AND ue.role = 'train' AND updates.state = 'refused')"
+        f" WHERE id IN ({trained})",
+        (update_id,),
+    )
+    connection.execute(
+        "UPDATE examples SET state = 'fresh', reason = NULL, detail = NULL"
+        f" WHERE id IN ({trained}) AND state = 'quarantined' AND reason = 'refused'",
+        (update_id,),
+    )
+
+
 def _choose_holdout(
     connection: sqlite3.Connection,
     learner: str,
@@ -178,7 +201,7 @@ def _choose_holdout(
         bound: set[_Key] = {
             (bond, value)
             for bond in bonds
-            for value in _trained(connection, learner, lineage, bond, (*candidates.fresh, *candidates.due))
+            for value in trained_values(connection, learner, lineage, bond, (*candidates.fresh, *candidates.due))
         }
         for example in candidates.due:  # it judged before and trains now, and its likes with it
             bound |= _keys(example, bonds)
@@ -247,13 +270,13 @@ def _choose_retained(
         # Sorted here: for an order by cluster, SQLite would walk all examples in it.
         likely = load_examples(connection, "examples.learner = ? AND examples.state = ?", (learner, state))
         found += sorted(likely, key=lambda example: (example.cluster, example.id))
-    used = learned | _trained(connection, learner, lineage, "cluster", found)
+    used = learned | trained_values(connection, learner, lineage, "cluster", found)
     unused = [example for example in found if example.cluster not in used]
     right = [example for example in unused if example.objective == "supervised"]
     return (right if len(right) >= judging.min_holdout else unused)[: judging.max_retained]
 
 
-def _contradicting(
+def find_contradicting(
     connection: sqlite3.Connection, learner: str, lineage: tuple[int, ...], new: Iterable[Example]
 ) -> tuple[int, ...]:
     """Those of ``new`` that say otherwise of a whole prompt than an earlier example that counts, or that was learned.
@@ -265,7 +288,7 @@ def _contradicting(
     return tuple(int(row[0]) for row in connection.execute(_CONTRADICTING, given))
 
 
-def _trained(
+def trained_values(
     connection: sqlite3.Connection, learner: str, lineage: tuple[int, ...], bond: _Bond, examples: Iterable[Example]
 ) -> set[str]:
     """Of the clusters (or conversations) of ``examples``, those of which something trained in the line."""
@@ -274,7 +297,8 @@ def _trained(
     return {str(row[0]) for row in connection.execute(_TRAINED[bond], given)}
 
 
-def _clusters(examples: Iterable[Example]) -> set[str]:
+def clusters_of(examples: Iterable[Example]) -> set[str]:
+    """The clusters that the examples are in."""
     return {example.cluster for example in examples}
 
 
@@ -282,7 +306,10 @@ def _salted(cluster: str, seed: int) -> str:
     return hashlib.sha256(f"{cluster}{seed}".encode()).hexdigest()
 
 
-def _snapshot(train: list[Example], replay: list[Example], holdout: list[Example], retained: list[Example]) -> Snapshot:
+def make_snapshot(
+    train: list[Example], replay: list[Example], holdout: list[Example], retained: list[Example]
+) -> Snapshot:
+    """The snapshot of these examples, with its digest."""
     named = zip(ROLES, (train, replay, holdout, retained), strict=True)
     lines = [f"{role} {example.id} {example.digest}\n" for role, examples in named for example in examples]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -29,13 +29,15 @@ def _has_role(role: str, condition: str) -> str:
 
 
 _IN_LINE: Final = "ue.update_id IN (SELECT value FROM json_each(:line))"
+#: A version that had to go because of somebody else's example says nothing against those that it learned besides.
+_ROLLED_BACK: Final = "SELECT id FROM versions WHERE coalesce(removed_because, '') != 'forgotten'"
 #: The state of a row of ``examples``, whatever it says now. What only ever measured retention is of the reserve.
 _DERIVED: Final = (
     f"CASE WHEN {_has_role('train', _IN_LINE)} THEN 'trained'"
     f" WHEN {_has_role('holdout', 'ue.update_id = :served')} THEN 'held'"
     f" WHEN {_has_role('holdout', _IN_LINE)} THEN 'due'"
     " WHEN NOT examples.vouched AND "
-    f"{_has_role('train', f'NOT {_IN_LINE} AND ue.update_id IN (SELECT id FROM versions)')} THEN 'suspect'"
+    f"{_has_role('train', f'NOT {_IN_LINE} AND ue.update_id IN ({_ROLLED_BACK})')} THEN 'suspect'"
     f" WHEN {_has_role('retained', 'true')} AND NOT {_has_role('holdout', 'true')}"
     f" AND NOT {_has_role('train', 'true')} THEN 'reserve'"
     " ELSE 'fresh' END"
@@ -48,8 +50,9 @@ def derive_states(
     """Derives the states anew after what is served changed; both lines are nearest first, without 0.
 
     Trained in the line: ``trained``. Else judged the served version: ``held``; judged an earlier one of the line:
-    ``due``. Else trained a promoted version that is not in the line: ``suspect``, unless an operator vouched for it.
-    Else ``fresh``. The reserve, the quarantine and what was forgotten keep their state.
+    ``due``. Else trained a promoted version that is not in the line: ``suspect``, unless an operator vouched for it, or
+    the version had to go for what was to be forgotten. Else ``fresh``. The reserve, the quarantine and what was
+    forgotten keep their state.
     """
     changed = set(lineage) ^ set(before) | {*lineage[:1], *before[:1]}
     connection.execute(

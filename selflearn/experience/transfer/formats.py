@@ -53,7 +53,7 @@ def offers_of(row: Any, format_: Format | None = None) -> list[Offer]:
     try:
         return _READ[format_](row)
     except ValidationError as error:
-        raise RowError(_reason(error)) from error
+        raise RowError(reason_of(error)) from error
 
 
 def kind_of(format_: Format) -> Kind:
@@ -87,7 +87,7 @@ def _expected() -> str:
     return "; ".join(f"{format_} ({', '.join(sorted(keys))})" for format_, keys in _KEYS.items())
 
 
-def _reason(error: ValidationError) -> str:
+def reason_of(error: ValidationError) -> str:
     """The first complaint, with the place in the row. What was found there is left out: it may be private."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")

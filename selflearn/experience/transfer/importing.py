@@ -162,7 +162,7 @@ def _batches(lines: Iterable[Line]) -> Iterator[tuple[list[Line], int]]:
 
 def _read(order: _Import, number: int, line: bytes | None) -> _Read:
     try:
-        row = _parse(line, first=number == 1)
+        row = parse_line(line, first=number == 1)
         return _lessons(order, number, row)
     except RowError as error:
         # A reason may name what it found.
@@ -170,7 +170,11 @@ def _read(order: _Import, number: int, line: bytes | None) -> _Read:
         return _Read(number, kind=kind_of(order.format) if order.format else "unknown", reason=reason)
 
 
-def _parse(line: bytes | None, *, first: bool) -> Any:
+def parse_line(line: bytes | None, *, first: bool) -> Any:
+    """The JSON of a line as :func:`read_lines` gives it; the ``first`` of a file may begin with a byte order mark.
+
+    Raises :class:`RowError`.
+    """
     if line is None:
         raise RowError("the line is too long")
     try:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from selflearn.errors import ModelError, NotFound
 from selflearn.experience import Example, load_examples
+from selflearn.models.adapter import attach_saved
 from selflearn.models.base import LoadedBase, load_base
 from selflearn.models.chat import encode_example
 from selflearn.models.forward import TokenSequence
+from selflearn.models.views import view_of
 from selflearn.versions import read_manifest, verify_registered, version_directory, version_name
 
 
@@ -28,6 +31,7 @@ class Subject:
     base_model: str
     base_sha256: str
     examples: dict[str, list[tuple[int, str]]]
+    config: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -47,7 +51,7 @@ def find_subject(connection: sqlite3.Connection, state: Path, number: int) -> Su
     directory = version_directory(state, number)
     manifest = read_manifest(directory)
     examples = {role: [(int(id_), str(digest)) for id_, digest in rows] for role, rows in manifest.examples.items()}
-    return Subject(number, directory, manifest.base_model, manifest.base_sha256, examples)
+    return Subject(number, directory, manifest.base_model, manifest.base_sha256, examples, manifest.config)
 
 
 def load_subject_base(
@@ -58,12 +62,24 @@ def load_subject_base(
     Raises :class:`ModelError` if that is another model than the version was made from.
     """
     base = load_base(model_directory, device=device, dtype=dtype, weights=weights)
+    require_base(subject, base)
+    return base
+
+
+def require_base(subject: Subject, base: LoadedBase) -> None:
+    """Raises :class:`ModelError` if ``base`` is another model than the version was made from."""
     if base.sha256 != subject.base_sha256:
         raise ModelError(
             f"{subject.name} adapts {subject.base_model} ({subject.base_sha256[:12]}…), but serving.model is "
             f"{base.name} ({base.sha256[:12]}…). Set serving.model, or SELFLEARN_SERVING__MODEL, to the former."
         )
-    return base
+
+
+def adapted(base: LoadedBase, subject: Subject) -> LoadedBase:
+    """The version: its adapter over the weights of ``base``, which stays as it is."""
+    model = view_of(base.model)
+    attach_saved(model, subject.adapter)
+    return replace(base, model=model)
 
 
 def subject_examples(connection: sqlite3.Connection, subject: Subject, roles: Sequence[str]) -> list[Example]:
