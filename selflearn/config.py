@@ -229,8 +229,12 @@ class JudgingSettings(Section):
     max_entropy_fall: Share = Field(0.5, description="most that answers may lose of the parent's entropy")
     max_repetition: Share = Field(0.5, description="most repeated 4-grams in an answer, on average")
     max_repetition_rise: Share = Field(0.2, description="most more of them than in the parent's answers")
-    max_broken_rise: Share = Field(0.4, description="most more answers that are empty, or do not end, than the parent's")
-    canary_file: str = Field("", description="TOML or JSONL file of prompts with patterns of their answers; empty: none")
+    max_broken_rise: Share = Field(
+        0.4, description="most more answers that are empty, or do not end, than the parent's"
+    )
+    canary_file: str = Field(
+        "", description="TOML or JSONL file of prompts with patterns of their answers; empty: none"
+    )
     shown_answers: int = Field(4, ge=0, le=64, description="held-out prompts whose answers are kept with the version")
     scale_steps: int = Field(
         3, ge=0, le=5, description="smaller sizes tried of an update that only goes too far (0: none)"

@@ -76,7 +76,8 @@ class RolloutControl(Protocol):
     ) -> dict[str, Any]:
         """Goes back to version ``to`` (None: the one served before) and waits until it serves.
 
-        With ``expected``, only if that version is served. Returns ``{"from_version", "to_version", "dry_run"}``; raises ``NotFound``, ``Conflict``, ``VersionError``.
+        With ``expected``, only if that version is served. Returns ``{"from_version", "to_version", "dry_run"}``;
+        raises ``NotFound``, ``Conflict``, ``VersionError``.
         """
         ...
 
@@ -186,7 +187,7 @@ class Services:
     serving: ServingSettings
     api: ApiSettings
     experience: ExperienceSettings
-    versions: VersionsSettings = VersionsSettings()
+    versions: VersionsSettings = field(default_factory=VersionsSettings)
     keyring: Keyring | None = None
     now: Callable[[], float] = time.time
     activity: Activity = field(default_factory=Activity)

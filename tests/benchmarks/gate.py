@@ -217,7 +217,7 @@ def _given(trial: Trial, ground: Ground, base: LoadedBase, kind: Kind) -> Given:
     if kind.name == "A/A: own answers":
         asked = random.sample(_asked()[1], OWN)
         own = [
-            Pair(question, base.tokenizer.decode(said.ids[said.prompt_length :], skip_special_tokens=True))
+            Pair(question, str(base.tokenizer.decode(list(said.ids[said.prompt_length :]), skip_special_tokens=True)))
             for question, said in own_answers(base, asked, ground.parent(trial.parent))
         ]
     return Given(

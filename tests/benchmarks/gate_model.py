@@ -88,7 +88,7 @@ def make_model(directory: Path, groups: Sequence[Sequence[Pair]], size: Size) ->
         collated = collate(batch, torch.device("cpu"))
         loss = response_losses(model, collated).sum() / collated.mask.sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -25,9 +25,9 @@ from selflearn.models.views import view_of
 from tests.benchmarks.forgetting import accuracy
 from tests.benchmarks.forgetting_streams import Pair
 
-#: What counts as harm, in shares of exact answers. What was taught is replayed and judged, and may not go; what the base
-#: knew is only guarded by anchors of another form, and every update costs some of it. Besides: a departure from the base
-#: by twice what the gate lets pass.
+#: What counts as harm, in shares of exact answers. What was taught is replayed and judged, and may not go; what the
+#: base knew is only guarded by anchors of another form, and every update costs some of it. Besides: a departure from
+#: the base by twice what the gate lets pass.
 MOST_FORGOTTEN: Final[Mapping[str, float]] = {"taught": 0.05, "known": 0.2}
 MOST_PLANTED: Final = 0.2
 #: Share of held-back questions that are answered right from now on: less is no use to anybody.

@@ -55,7 +55,8 @@ def test_the_audit_log_is_verified(command: Command, bench: Bench, state: Path) 
     other = command("audit", "verify", "--expect", "0123")
     assert (other.code, "cut off" in other.out) == (1, True)
     for name in ("audit_no_update", "audit_no_delete"):
-        bench.store.write(lambda connection, name=name: connection.execute(f"DROP TRIGGER {name}").rowcount)
+        drop = f"DROP TRIGGER {name}"
+        bench.store.write(lambda connection, drop=drop: connection.execute(drop).rowcount)
     bench.store.write(lambda connection: connection.execute("UPDATE audit SET actor = 'x' WHERE id = 1").rowcount)
     broken = command("audit", "verify")
     assert (broken.code, "broken: row 1 does not follow" in broken.out) == (1, True)

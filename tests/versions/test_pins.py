@@ -24,7 +24,7 @@ def two(bench: Bench, state: Path) -> Bench:
 
 
 def put(bench: Bench, version: int, *, held: bool = False, **options: Any) -> Pin:
-    given = {"learner": LEARNER, "version": version, "held": held, "actor": "me", "reason": "release"}
+    given: dict[str, Any] = {"learner": LEARNER, "version": version, "held": held, "actor": "me", "reason": "release"}
     return bench.store.write(lambda connection: pin(connection, **given, now=bench.now, **options))
 
 
