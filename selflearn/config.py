@@ -236,6 +236,7 @@ class JudgingSettings(Section):
         "", description="TOML or JSONL file of prompts with patterns of their answers; empty: none"
     )
     shown_answers: int = Field(4, ge=0, le=64, description="held-out prompts whose answers are kept with the version")
+    answer_tokens: int = Field(48, ge=4, le=1024, description="most tokens of an answer that is compared or shown")
     scale_steps: int = Field(
         3, ge=0, le=5, description="smaller sizes tried of an update that only goes too far (0: none)"
     )

@@ -58,7 +58,7 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
     store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
     try:
         base = await asyncio.to_thread(_load_base, settings.serving, state)
-        await asyncio.to_thread(_check_canaries, canaries, base)
+        await asyncio.to_thread(_check_canaries, canaries, base, settings.judging.answer_tokens)
         _put_in_order(store, settings, state, base, now)
         async with running_engine(settings, state, base) as engine:
             rollouts, traffic = _rollouts(store, settings, state, base, engine, metrics, now)
@@ -94,11 +94,11 @@ def _load_base(serving: ServingSettings, state: Path) -> LoadedBase:
     return load_base(directory.resolve(), device=serving.device, dtype=serving.dtype, weights=weights)
 
 
-def _check_canaries(canaries: Sequence[CanaryPrompt], base: LoadedBase) -> None:
+def _check_canaries(canaries: Sequence[CanaryPrompt], base: LoadedBase, answer_tokens: int) -> None:
     if canaries:
         from selflearn.learning.evidence import check_canaries
 
-        check_canaries(canaries, base)
+        check_canaries(canaries, base, answer_tokens)
 
 
 def _put_in_order(store: Store, settings: Settings, state: Path, base: LoadedBase, now: Callable[[], float]) -> None:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selflearn import overview
+from selflearn.daemon.opening import Opener
 from selflearn.daemon.overrides import override_gate
 from selflearn.errors import (
     EngineError,
     EngineUnavailable,
-    ProofFailed,
     SelflearnError,
-    VersionDamaged,
     VersionError,
 )
 from selflearn.failpoints import reach
@@ -31,27 +30,22 @@ from selflearn.monitoring import Metrics
 from selflearn.serving import Engine, Generation, Traffic
 from selflearn.store import Store
 from selflearn.versions import (
-    ADAPTER,
     Canary,
     abort_broken,
     abort_canary,
     append,
     end_expired,
-    note,
     promote,
     roll_back,
     running_canary,
     served,
     start_canary,
     verify_registered,
-    version_directory,
 )
-from selflearn.versions.files import sha256_file
 from selflearn.versions.overrides import was_not_promoted
 from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
 FOLLOW_SECONDS = 1.0
-PATIENCE_SECONDS = 120.0  # how long a new version waits for an engine that is away
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +72,11 @@ class Rollouts:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state = store, learner, state
-        self._engine, self._traffic, self._metrics, self._now = engine, traffic, metrics, now
+        self._traffic, self._metrics, self._now = traffic, metrics, now
+        self._opener = Opener(store=store, learner=learner, state=state, engine=engine, metrics=metrics, now=now)
         self._changing = asyncio.Lock()
         # A canary is loaded under a lock of its own, so that a rollback need not wait for it. Taken before the other.
         self._starting_canary = asyncio.Lock()
-        self._loaded: dict[int, str] = {}
         self._withdrawn: set[int] = set()
 
     async def follow(self) -> None:
@@ -106,7 +100,11 @@ class Rollouts:
 
     def loaded_sha256(self, version: int) -> str | None:
         """SHA-256 (hex) of the adapter that a version was loaded from here; None for the base, and where none was."""
-        return self._loaded.get(version)
+        return self._opener.loaded_sha256(version)
+
+    def open_unregistered(self, version: int, directory: Path) -> Generation:
+        """Loads and proves a version that no rollout names yet; see :meth:`Opener.open_unregistered`."""
+        return self._opener.open_unregistered(version, directory)
 
     # What operators order
 
@@ -193,9 +191,9 @@ class Rollouts:
         return await self._carry_out(what, work, actor, False)
 
     async def reopen(self, version: int) -> None:
-        """Loads the served version anew from its files and puts it in its own place; raises as :meth:`open`."""
+        """Loads the served version anew from its files and puts it in its own place; raises as :meth:`Opener.open`."""
         started = time.monotonic()
-        generation = await asyncio.to_thread(self.open, version)
+        generation = await asyncio.to_thread(self._opener.open, version)
         async with self._changing:
             if (await asyncio.to_thread(self._wanted)).version == version:
                 await self._put_into_service(generation, started)
@@ -242,26 +240,6 @@ class Rollouts:
             await self._traffic.end_canary()  # as its row says now
             await self._put_into_service(generation, started)
 
-    def open_unregistered(self, version: int, directory: Path) -> Generation:
-        """Loads and proves a version that no rollout names yet; blocking. What fails is written down and raised."""
-        try:
-            return self._load_patiently(version, directory)
-        except (VersionError, EngineError) as error:
-            self._count(error)
-            problem = str(error)
-            self._store.write(
-                lambda connection: note(
-                    connection,
-                    learner=self._learner,
-                    version=version,
-                    action="fail",
-                    actor=ACTOR,
-                    reason=problem,
-                    at=self._now(),
-                )
-            )
-            raise
-
     # What the log says
 
     def _wanted(self) -> Wanted:
@@ -290,7 +268,7 @@ class Rollouts:
     async def _keep_base(self) -> None:
         """Lets the base answer to its own name, whatever is served: without an adapter it costs nothing."""
         if self._resident(0) is None:
-            await self._traffic.add(await asyncio.to_thread(self.open, 0))
+            await self._traffic.add(await asyncio.to_thread(self._opener.open, 0))
 
     def _serves(self, version: int) -> bool:
         current = self._traffic.current
@@ -306,7 +284,7 @@ class Rollouts:
         if (resident := self._resident(version)) is not None:
             await self._put_into_service(resident, started)
             return
-        generation = await asyncio.to_thread(self.open, version)
+        generation = await asyncio.to_thread(self._opener.open, version)
         if (await asyncio.to_thread(self._wanted)).version == version:
             await self._put_into_service(generation, started)
         else:  # the log went on while it was loaded
@@ -315,36 +293,6 @@ class Rollouts:
     def _resident(self, version: int) -> Generation | None:
         found = self._traffic.resident(version)
         return found if found is not None and found.alive else None
-
-    def open(self, version: int) -> Generation:
-        """Verifies, loads and proves a version; blocking. Raises ``VersionError`` or ``EngineError``, and counts it."""
-        try:
-            verify_registered(self._store.connection(), self._state, version)
-            return self._load(version, version_directory(self._state, version) if version else None)
-        except (VersionError, EngineError) as error:
-            self._count(error)
-            raise
-
-    def _load(self, version: int, directory: Path | None) -> Generation:
-        try:
-            if directory is not None:
-                self._loaded[version] = sha256_file(directory / ADAPTER)
-            return self._engine.open_generation(version, directory)
-        except SelflearnError:
-            raise
-        except Exception as error:  # whatever a library raises, as when memory runs out: what is served goes on
-            raise EngineError(f"Version {version} could not be opened: {type(error).__name__}: {error}.") from error
-
-    def _load_patiently(self, version: int, directory: Path) -> Generation:
-        """Waits a while for an engine that is away: training took longer than it takes to come back."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                return self._load(version, directory)
-            except EngineUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(FOLLOW_SECONDS)
 
     async def _put_into_service(self, generation: Generation, started: float) -> None:
         sha256 = await asyncio.to_thread(overview.weights_sha256, self._store, self._learner, generation.version)
@@ -385,12 +333,6 @@ class Rollouts:
                 continue
             return ancestor
         return 0
-
-    def _count(self, error: SelflearnError) -> None:
-        if isinstance(error, EngineUnavailable):
-            return  # no failure of a version
-        damaged, proof = isinstance(error, VersionDamaged), isinstance(error, ProofFailed)
-        self._metrics.version_failures.labels("damaged" if damaged else "proof" if proof else "engine").inc()
 
     # The canary
 
@@ -435,7 +377,7 @@ class Rollouts:
         if present is not None and present.version == wanted.version and not present.alive:
             self._metrics.version_failures.labels("died").inc()
             raise EngineError(f"Version {wanted.version} died while it was the canary.")
-        opened = None if self._resident(wanted.version) else await asyncio.to_thread(self.open, wanted.version)
+        opened = None if self._resident(wanted.version) else await asyncio.to_thread(self._opener.open, wanted.version)
         async with self._changing:
             await self._make_true()
             generation = self._resident(wanted.version) or opened

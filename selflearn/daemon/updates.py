@@ -32,7 +32,7 @@ from selflearn.daemon.steps import (
     register_sealed,
     seal_candidate,
 )
-from selflearn.errors import NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
+from selflearn.errors import Conflict, NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
 from selflearn.experience import funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Verdict
@@ -99,6 +99,8 @@ class Updates:
             except NotEnoughExamples as error:
                 waiting = error.reason, str(error)
                 self._not_enough = str(error)
+            except Conflict as error:  # an operator was quicker, and holds the version now
+                waiting = "held", str(error)
         if waiting is not None:
             self._metrics.learning_skipped.labels(waiting[0]).inc()
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 ANSWERS_FILE: Final = "answers.jsonl"
 CANARIES_FILE: Final = "canaries.jsonl"
-ANSWER_TOKENS: Final = 48
 ANSWER_BATCH: Final = 16
 GENERAL_PROMPTS: Final = 8
 HELD_OUT_PROMPTS: Final = 4
@@ -49,6 +48,7 @@ class EvidencePrompts:
     general: tuple[_Chat, ...]
     held_out: tuple[_Chat, ...]
     seed: int
+    answer_tokens: int
 
     @classmethod
     def of(cls, job: Job, held_out: Sequence[JobExample]) -> EvidencePrompts:
@@ -62,7 +62,7 @@ class EvidencePrompts:
         drawn = random.Random(job.seed).sample(short, len(short))
         shown = tuple(sorted(drawn[: job.judging.shown_answers], key=lambda example: example.id))
         sampled = tuple(example.messages for example in drawn[:HELD_OUT_PROMPTS])
-        return cls(job.canaries, shown, general, sampled, job.seed)
+        return cls(job.canaries, shown, general, sampled, job.seed, job.judging.answer_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +79,25 @@ class Evidence:
     canaries: Sequence[str] = field(default=())
 
 
-def check_canaries(canaries: Sequence[CanaryPrompt], base: LoadedBase) -> None:
+def check_canaries(canaries: Sequence[CanaryPrompt], base: LoadedBase, answer_tokens: int) -> None:
     """Raises :class:`ConfigurationError` for a canary that the model's template rejects, or that is too long for it."""
     for canary in canaries:
         try:
             length = len(encode_prompt(base.tokenizer, canary.chat()))
         except BadRequest as error:
             raise ConfigurationError(f"Canary prompt {canary.name!r} does not suit the model: {error}") from error
-        longest = context_length(base.model) - ANSWER_TOKENS
+        longest = context_length(base.model) - answer_tokens
         if length > longest:
             raise ConfigurationError(
                 f"Canary prompt {canary.name!r} is {length} tokens long; expected at most {longest}, which leaves "
-                f"{ANSWER_TOKENS} for the answer. Shorten it."
+                f"{answer_tokens} for the answer. Shorten it, or lower judging.answer_tokens."
             )
 
 
 @torch.no_grad()
 def gather(base: LoadedBase, prompts: EvidencePrompts) -> Evidence:
     """Asks the model as it is; what it draws is drawn by ``prompts.seed`` and leaves other random numbers alone."""
-    canaries = _greedy(base, [canary.chat() for canary in prompts.canaries])
+    canaries = _greedy(base, [canary.chat() for canary in prompts.canaries], prompts.answer_tokens)
     told = {each.name: _judged(each, answer) for each, answer in zip(prompts.canaries, canaries, strict=True)}
     collapse, shown = _sampled(base, prompts)
     return Evidence({"canaries": told, "collapse": collapse}, shown, canaries)
@@ -128,14 +128,14 @@ def _judged(canary: CanaryPrompt, answer: str) -> dict[str, Any]:
     return {"passed": problem is None, "required": canary.required, "why": problem or ""}
 
 
-def _greedy(base: LoadedBase, chats: Sequence[_Chat]) -> list[str]:
+def _greedy(base: LoadedBase, chats: Sequence[_Chat], answer_tokens: int) -> list[str]:
     stops = stop_ids(base.tokenizer, base.model)
     prompts = [encode_prompt(base.tokenizer, chat) for chat in chats]
     answers: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), ANSWER_BATCH):
         rows = order[start : start + ANSWER_BATCH]
-        found = generate_greedy(base.model, [prompts[row] for row in rows], ANSWER_TOKENS, stops, base.device)
+        found = generate_greedy(base.model, [prompts[row] for row in rows], answer_tokens, stops, base.device)
         answers.update(zip(rows, found, strict=True))
     return [_text(base, answers[index]) for index in range(len(prompts))]
 
@@ -152,7 +152,7 @@ def _sampled(base: LoadedBase, prompts: EvidencePrompts) -> tuple[dict[str, Any]
         answers = generate(
             base.model,
             [encode_prompt(base.tokenizer, chat) for chat in chats],
-            ANSWER_TOKENS,
+            prompts.answer_tokens,
             stops,
             base.device,
             do_sample=True,

@@ -21,7 +21,12 @@ from tests.stores import LEARNER, Bench, open_bench
 
 LESSONS = 12
 PATIENT_JUDGING = JudgingSettings(
-    max_retained_rise=5, max_anchor_rise=5, max_kl_drift=5, max_weight_drift=9, max_contradicting_share=1
+    max_retained_rise=5,
+    max_anchor_rise=5,
+    max_kl_drift=5,
+    max_weight_drift=9,
+    max_contradicting_share=1,
+    answer_tokens=8,
 )
 STRICT_JUDGING = PATIENT_JUDGING.model_copy(update={"max_weight_drift": 1e-6})
 LEARNING = LearningSettings(

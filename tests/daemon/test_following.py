@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selflearn.daemon import opening
 from selflearn.daemon import rollouts as rollouts_module
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.errors import Conflict, EngineError, EngineUnavailable, NotFound, ProofFailed
@@ -261,16 +262,16 @@ async def test_nor_a_canarys(house: House) -> None:
 
 
 async def test_an_update_waits_for_an_engine_that_is_away(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts_module, "FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(opening, "RETRY_SECONDS", 0.01)
     house.gate.away = True
     directory = version_directory(house.state, 2)
-    opening = asyncio.create_task(asyncio.to_thread(house.rollouts.open_unregistered, 2, directory))
+    waiting = asyncio.create_task(asyncio.to_thread(house.rollouts.open_unregistered, 2, directory))
     await asyncio.sleep(0.1)
-    assert not opening.done()
+    assert not waiting.done()
     house.gate.away = False
-    await (await opening).close(0.0)
+    await (await waiting).close(0.0)
     house.gate.away = True
-    monkeypatch.setattr(rollouts_module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(opening, "PATIENCE_SECONDS", 0.05)
     with pytest.raises(EngineUnavailable):
         await asyncio.to_thread(house.rollouts.open_unregistered, 2, directory)
 

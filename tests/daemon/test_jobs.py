@@ -29,7 +29,9 @@ LEARNING = LearningSettings(
     rank=4, passes=5, batch_size=4, threads=1, learning_rate=1e-2, fisher_sequences=4, anchor_batch=1, patience=8
 )
 #: Lenient: what is asked here is whether it learns.
-JUDGING = JudgingSettings(max_holdout=8, max_retained_rise=5, max_anchor_rise=9, max_kl_drift=9, max_weight_drift=9)
+JUDGING = JudgingSettings(
+    answer_tokens=8, max_holdout=8, max_retained_rise=5, max_anchor_rise=9, max_kl_drift=9, max_weight_drift=9
+)
 
 #: What is taught by each of two updates: a good answer and a bad one.
 ANSWERS = (

@@ -45,6 +45,7 @@ JUDGING = JudgingSettings(
     min_holdout=4,
     max_holdout=4,
     shown_answers=1,
+    answer_tokens=8,
     max_retained_rise=9,
     max_anchor_rise=9,
     max_kl_drift=9,

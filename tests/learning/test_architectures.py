@@ -60,7 +60,7 @@ def job_for(model: Path, **changed: Any) -> Job:
         device="cpu",
         dtype="float32",
         learning=LEARNING.model_copy(update=changed),
-        judging=JudgingSettings(),
+        judging=JudgingSettings(answer_tokens=8),
         examples=(*(example(n, "train") for n in range(12)), *(example(n, "holdout") for n in range(20, 28))),
         rate_factor=0.5,
     )

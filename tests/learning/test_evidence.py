@@ -18,7 +18,6 @@ from selflearn.judging.answering import collapse
 from selflearn.judging.canary_prompts import CanaryPrompt
 from selflearn.learning.anchors import generate_greedy
 from selflearn.learning.evidence import (
-    ANSWER_TOKENS,
     Evidence,
     EvidencePrompts,
     check_canaries,
@@ -35,6 +34,7 @@ CANARIES = (
     CanaryPrompt.model_validate({"name": "none", "prompt": "hello", "forbid": ["."], "required": True}),
 )
 
+ANSWER_TOKENS = 16
 
 LIMITS = Limits.of(JudgingSettings())
 
@@ -67,7 +67,7 @@ def job(tiny_model: Path) -> Job:
         device="cpu",
         dtype="float32",
         learning=LearningSettings(),
-        judging=JudgingSettings(shown_answers=2),
+        judging=JudgingSettings(shown_answers=2, answer_tokens=ANSWER_TOKENS),
         examples=tuple(held_out(number) for number in range(6)),
         canaries=CANARIES,
     )
@@ -189,11 +189,11 @@ def test_an_answer_is_never_longer_than_it_may_be(base: LoadedBase, gathered: Ev
 
 
 def test_a_canary_that_the_model_cannot_be_asked_is_refused_by_name(base: LoadedBase) -> None:
-    check_canaries(CANARIES, base)
+    check_canaries(CANARIES, base, ANSWER_TOKENS)
     long = CanaryPrompt.model_validate({"name": "long", "prompt": "x y " * 400, "expect": ["a"]})
 
-    with pytest.raises(ConfigurationError, match=r"'long' is \d+ tokens long; expected at most 464"):
-        check_canaries((long,), base)
+    with pytest.raises(ConfigurationError, match=r"'long' is \d+ tokens long; expected at most 496"):
+        check_canaries((long,), base, ANSWER_TOKENS)
 
 
 def test_sources_share_the_new_examples_within_the_limit_of_the_sampler(job: Job) -> None:

@@ -50,7 +50,7 @@ def update(folder: Path, model: Path, cache: Path, parent: Path | None, **change
         device="cpu",
         dtype="float32",
         learning=LearningSettings(**{**SMALL, **changed}),
-        judging=JudgingSettings(),
+        judging=JudgingSettings(answer_tokens=8),
         examples=(*examples, *replay),
     )
     return run(job, folder, lambda phase, **numbers: None)

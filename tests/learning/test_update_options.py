@@ -38,7 +38,7 @@ def update(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
         device="cpu",
         dtype="bfloat16",
         learning=LearningSettings(**options),
-        judging=JudgingSettings(),
+        judging=JudgingSettings(answer_tokens=8),
         examples=tuple(examples),
     )
     return run(job, folder, lambda *_, **__: None)

@@ -45,7 +45,7 @@ def job_for(tiny_model: Path, cache: Path, **changed: Any) -> Job:
         device="cpu",
         dtype="float32",
         learning=LEARNING,
-        judging=JudgingSettings(),
+        judging=JudgingSettings(answer_tokens=8),
         examples=examples,
     )
     return dataclasses.replace(job, **changed)

@@ -35,7 +35,7 @@ def _job(tiny_model: Path, cache: Path, learning: LearningSettings, parent: Path
         device="cpu",
         dtype="float32",
         learning=learning,
-        judging=JudgingSettings(min_holdout=2),
+        judging=JudgingSettings(min_holdout=2, answer_tokens=8),
         examples=tuple(example(n, "train") for n in range(8)) + tuple(example(n, "holdout") for n in range(20, 24)),
     )
 
