@@ -214,6 +214,9 @@ class JudgingSettings(Section):
     )
     min_improvement: float = Field(0.0, ge=0.0, description="fresh holdout must improve by more, nats per token")
     max_retained_rise: float = Field(0.1, ge=0.0, description="most rise on past holdouts, nats per token")
+    min_match: float = Field(
+        0.0, description="nats/token by which answers must fit their own questions better than others'"
+    )
     max_objective_rise: float = Field(
         0.1, ge=0.0, description="most rise of any one objective, fresh or past, in the unit of its loss"
     )

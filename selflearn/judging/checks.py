@@ -36,6 +36,7 @@ class Limits:
     confidence: float
     least_level: float
     min_improvement: float
+    min_match: float
     max_objective_rise: float
     max_retained_rise: float
     max_ancestor_rise: float
@@ -130,6 +131,22 @@ def learned(measured: Measurements, limits: Limits) -> Check:
         passed = check.outcome == "pass" and found <= wanted
         check = replace(check, outcome="pass" if passed else "inconclusive", detail=f"{check.detail}; {told}")
     return _in_new_examples(_with_need(check, gains, wanted, limits), measured)
+
+
+def matched(measured: Measurements, limits: Limits) -> list[Check]:
+    """The answers belong to their questions: the candidate finds them less likely after the question of another one.
+
+    Labels that were shuffled, noise, and one answer to everything lower the loss of a holdout of their kind as well:
+    the model learns what answers look like. What it cannot learn from them is which answer belongs to which question.
+    None where too few examples have a right answer, and none where this was not measured.
+    """
+    if len(measured.mismatch) < limits.min_holdout:
+        return []
+    limit, wording = limits.min_match, "answers fit their own questions better than others' by {mean:+.3f} nats/token"
+    confidence = _confidence(measured, limits)
+    question = _Question("matched", measured.mismatch, limit, confidence, wording + ", must exceed {limit:.3f}")
+    check = question.answer(limits, measured.seed, lambda i: i.low > limit, lambda i: i.high <= limit)
+    return [_in_new_examples(_with_need(check, measured.mismatch, (1.0 - confidence) / 2, limits), measured)]
 
 
 def not_worse(measured: Measurements, limits: Limits) -> list[Check]:

@@ -40,6 +40,7 @@ def decide(measured: Measurements, limits: Limits) -> Verdict:
         checks.consistent(measured, limits),
         *checks.trust(measured),
         checks.learned(measured, limits),
+        *checks.matched(measured, limits),
         *checks.not_worse(measured, limits),
         *checks.retained(measured, limits),
         *checks.ancestors(measured, limits),

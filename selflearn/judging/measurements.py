@@ -21,6 +21,9 @@ class Measurements:
     infinity. ``learned_before`` says whether the parent ever learned anything. ``contradicting_examples`` counts those
     of the ``new_examples`` that answer a known question differently.
 
+    ``mismatch`` says for each supervised fresh holdout example how much less likely the candidate finds its answer
+    after the questions of others, in nats per token.
+
     ``evidence`` are the answers of parent and candidate in numbers, as :mod:`selflearn.learning.evidence` gathers them.
     ``source_shares`` maps each source to its share of the new examples, of which ``source_limit`` is the most that the
     learning settings allow. ``scale`` is the part of the step that was taken, one of ``tried_scales`` that are judged
@@ -44,6 +47,7 @@ class Measurements:
     contradicting_examples: int
     seed: int = 0
     holdout_objectives: Sequence[str] = ()
+    mismatch: Sequence[float] = ()
     retained_objectives: Sequence[str] = ()
     retained_ids: Sequence[int] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)

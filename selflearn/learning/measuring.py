@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Final
 
 from selflearn.judging.measurements import Measurements
-from selflearn.judging.measures import adapter_drift, nonfinite_tensors
+from selflearn.judging.measures import adapter_drift, losses, nonfinite_tensors
 from selflearn.learning.anchors import Anchors, measure_anchors
 from selflearn.learning.evidence import Evidence, EvidencePrompts, gather
 from selflearn.learning.job import Job, Role
 from selflearn.learning.job_lessons import JobLessons, role_losses
+from selflearn.learning.lessons import Lesson
 from selflearn.models.adapter import adapter_state
 from selflearn.models.base import LoadedBase
+from selflearn.models.forward import TokenSequence
 
+#: So many answers are read after the questions of others, of a larger holdout as many as it has.
+SWAPPED: Final = 64
 NEW: Final[tuple[Role, ...]] = ("train", "holdout")
 
 
@@ -69,6 +75,7 @@ class Measuring:
             new_examples=len(new),
             contradicting_examples=len(new.intersection(job.contradicting)),
             seed=job.seed,
+            mismatch=_mismatch(base, lessons.lessons("holdout"), job.seed),
             holdout_objectives=[lesson.objective for lesson in lessons.lessons("holdout")],
             retained_objectives=[lesson.objective for lesson in lessons.lessons("retained")],
             retained_ids=[taught.example.id for taught in lessons.by_role["retained"]],
@@ -87,6 +94,31 @@ class Measuring:
             return measured
         found = self.answered[measured.scale] = gather(self.base, self.prompts)
         return replace(measured, evidence={**measured.evidence, "candidate": found.numbers})
+
+
+def _mismatch(base: LoadedBase, lessons: Sequence[Lesson], seed: int) -> list[float]:
+    """For each supervised lesson: the mean loss of its answer after questions of others, less that after its own.
+
+    Few lessons are asked with several others each, which makes up for some of what their number lacks.
+    """
+    own = [lesson.sequence for lesson in lessons if lesson.objective == "supervised"]
+    order = random.Random(seed).sample(own, len(own))
+    rounds = range(1, min(len(own) - 1, max(1, SWAPPED // max(1, len(own)))) + 1)
+    longest = max((len(sequence.ids) for sequence in own), default=0)
+    swapped = [_after(order[place - away], answer, longest) for place, answer in enumerate(order) for away in rounds]
+    if not swapped:
+        return []
+    matched = losses(base.model, order, base.device)
+    mixed = losses(base.model, swapped, base.device)
+    means = [fmean(mixed[at : at + len(rounds)]) for at in range(0, len(mixed), len(rounds))]
+    return [mean - loss for mean, loss in zip(means, matched, strict=True)]
+
+
+def _after(question: TokenSequence, answer: TokenSequence, longest: int) -> TokenSequence:
+    """The response of ``answer`` after the prompt of ``question``, of which the end is kept if both are too long."""
+    response = answer.ids[answer.prompt_length :]
+    prompt = question.ids[: question.prompt_length][len(response) - longest :]
+    return TokenSequence(prompt + response, len(prompt))
 
 
 def source_shares(job: Job) -> dict[str, float]:

@@ -26,6 +26,9 @@ TOO_FAR: Final = frozenset(
     {"not_worse", "retained", "ancestors", "anchored", "kl_drift", "weight_drift", "collapse", "canaries"}
 )
 
+#: The checks that a longer step helps to pass.
+TOO_LITTLE: Final = frozenset({"learned", "matched"})
+
 _Adapter = Mapping[str, LowRank]
 
 
@@ -82,12 +85,12 @@ class Tried:
 def only_too_far(verdict: Verdict, least_samples: int) -> bool:
     """Whether nothing but the size of the step is in the way of a promotion.
 
-    Some check of :data:`TOO_FAR` does not pass, on ``least_samples`` or more; no other one fails, and only whether it
-    learned may be in doubt. What cannot be told for want of samples cannot be told of a smaller step either.
+    Some check of :data:`TOO_FAR` does not pass, on ``least_samples`` or more; no other one fails, and only those of
+    :data:`TOO_LITTLE` may be in doubt. What cannot be told for want of samples cannot be told of a smaller step either.
     """
     blocking = [check for check in verdict.checks if check.outcome != "pass"]
     far = [check for check in blocking if _is_far(check, least_samples)]
-    doubted = [check for check in blocking if check.name == "learned" and check.outcome == "inconclusive"]
+    doubted = [check for check in blocking if check.name in TOO_LITTLE and check.outcome == "inconclusive"]
     return bool(far) and len(far) + len(doubted) == len(blocking)
 
 

@@ -27,6 +27,7 @@ PATIENT_JUDGING = JudgingSettings(
     max_weight_drift=9,
     max_contradicting_share=1,
     answer_tokens=8,
+    min_match=-9,
 )
 STRICT_JUDGING = PATIENT_JUDGING.model_copy(update={"max_weight_drift": 1e-6})
 LEARNING = LearningSettings(

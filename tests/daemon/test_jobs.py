@@ -30,7 +30,13 @@ LEARNING = LearningSettings(
 )
 #: Lenient: what is asked here is whether it learns.
 JUDGING = JudgingSettings(
-    answer_tokens=8, max_holdout=8, max_retained_rise=5, max_anchor_rise=9, max_kl_drift=9, max_weight_drift=9
+    answer_tokens=8,
+    min_match=-9,
+    max_holdout=8,
+    max_retained_rise=5,
+    max_anchor_rise=9,
+    max_kl_drift=9,
+    max_weight_drift=9,
 )
 
 #: What is taught by each of two updates: a good answer and a bad one.

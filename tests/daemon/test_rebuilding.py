@@ -46,6 +46,7 @@ JUDGING = JudgingSettings(
     max_holdout=4,
     shown_answers=1,
     answer_tokens=8,
+    min_match=-9,
     max_retained_rise=9,
     max_anchor_rise=9,
     max_kl_drift=9,

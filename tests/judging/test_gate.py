@@ -46,6 +46,9 @@ def check(verdict: Verdict, name: str) -> Check:
     return next(found for found in verdict.checks if found.name == name)
 
 
+ASSOCIATED = [0.4, 0.9, 1.3, 0.2, 0.7, -0.1, 1.1, 0.6]
+
+
 def test_an_update_that_learned_and_forgot_nothing_is_promoted() -> None:
     verdict = decide(GOOD, LIMITS)
 
@@ -53,6 +56,24 @@ def test_an_update_that_learned_and_forgot_nothing_is_promoted() -> None:
     names = [found.name for found in verdict.checks]
     assert names == ["finite", "consistent", "learned", "retained", "anchored", "kl_drift", "weight_drift"]
     assert check(verdict, "learned").value == pytest.approx(1.0, abs=0.02)
+
+
+def test_answers_that_fit_any_question_teach_nothing() -> None:
+    """However much the losses fall: labels that were shuffled do that as well, and one answer to everything."""
+    assert verdict_with(mismatch=ASSOCIATED).outcome == "promote"
+    assert check(verdict_with(mismatch=ASSOCIATED), "matched").value == pytest.approx(0.6375)
+    assert check(verdict_with(mismatch=[0.0] * 12), "matched").outcome == "fail"
+    assert check(verdict_with(mismatch=[-value for value in ASSOCIATED]), "matched").outcome == "fail"
+    assert check(verdict_with(mismatch=[0.5, -0.5] * 6), "matched").outcome == "inconclusive"
+    assert check(verdict_with(mismatch=[*ASSOCIATED, math.nan]), "matched").outcome == "fail"
+    lenient = dataclasses.replace(LIMITS, min_match=-1.0)
+    assert decide(dataclasses.replace(GOOD, mismatch=[0.0] * 12), lenient).outcome == "promote"
+
+
+def test_where_too_few_have_a_right_answer_it_is_not_asked_whose_it_is() -> None:
+    verdict = verdict_with(mismatch=[0.0] * (LIMITS.min_holdout - 1))
+    assert verdict.outcome == "promote"
+    assert "matched" not in {found.name for found in verdict.checks}
 
 
 @pytest.mark.parametrize(

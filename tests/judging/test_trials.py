@@ -29,8 +29,8 @@ NEW: Final = world()[32:112]
 LEARNING: Final = LearningSettings(
     rank=8, alpha=16.0, learning_rate=2e-3, passes=8, threads=1, fisher_sequences=4, min_source_examples=16
 )
-#: The weights of a tiny model are small, so that a step is large beside them.
-JUDGING: Final = JudgingSettings(max_weight_drift=1.0)
+#: The weights of a tiny model are small, so that a step is large beside them, and so is what it does to the anchors.
+JUDGING: Final = JudgingSettings(max_weight_drift=1.0, max_anchor_rise=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,7 @@ def test_new_facts_are_promoted(ground: Ground, tmp_path: Path) -> None:
     verdict = verdict_on("8 new facts", ground, tmp_path)
 
     assert verdict.outcome == "promote", verdict.reason
+    assert "matched" in checks(verdict, "pass")
 
 
 @pytest.mark.parametrize(

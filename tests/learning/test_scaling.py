@@ -23,7 +23,7 @@ from selflearn.models.base import load_base
 from selflearn.models.chat import probe_ids
 from tests import architectures
 
-JUDGING = JudgingSettings(min_holdout=4, shown_answers=0, answer_tokens=8)
+JUDGING = JudgingSettings(min_holdout=4, shown_answers=0, answer_tokens=8, min_match=-9)
 COUNT = 12
 
 
@@ -193,6 +193,7 @@ LENIENT = JudgingSettings(
     min_holdout=4,
     shown_answers=0,
     answer_tokens=8,
+    min_match=-9,
     max_retained_rise=9.0,
     max_ancestor_rise=9.0,
     max_objective_rise=9.0,
