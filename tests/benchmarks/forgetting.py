@@ -237,7 +237,12 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def accuracy(base: LoadedBase, pairs: Sequence[Pair]) -> float:
-    """The share of questions that a greedy answer gets exactly right, its end included.
+    """The share of questions that a greedy answer gets exactly right."""
+    return statistics.fmean(exact(base, pairs))
+
+
+def exact(base: LoadedBase, pairs: Sequence[Pair]) -> list[bool]:
+    """Which questions a greedy answer gets exactly right, its end included.
 
     A greedy answer equals the right one if and only if every token of it is the most likely one given those before:
     one pass over question and answer tells, nothing need be generated.
@@ -246,12 +251,14 @@ def accuracy(base: LoadedBase, pairs: Sequence[Pair]) -> float:
     for pair in pairs:
         ids, prompt = encode_example(base.tokenizer, [{"role": "user", "content": pair.question}], pair.answer)
         rows.append(TokenSequence(tuple(ids), prompt))
-    right = 0
+    right = [False] * len(rows)
     for indices in in_batches(rows, ASKED_AT_ONCE):
         batch = collate([rows[index] for index in indices], base.device)
         guessed = response_logits(base.model, batch).argmax(dim=-1)
-        right += int(((guessed == batch.targets) | ~batch.mask).all(dim=1).sum())
-    return right / len(rows)
+        found = ((guessed == batch.targets) | ~batch.mask).all(dim=1).tolist()
+        for index, is_right in zip(indices, found, strict=True):
+            right[index] = is_right
+    return right
 
 
 if __name__ == "__main__":

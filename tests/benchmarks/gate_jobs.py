@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -24,6 +24,8 @@ from tests.benchmarks.forgetting_streams import Pair
 from tests.benchmarks.gate_trials import TEACHERS, Plan, Taught
 from tests.benchmarks.gate_world import JUDGING, TAUGHT, Fact, pairs
 
+#: So many times as long is a parent taught: it must know what it is said to have forgotten.
+PARENT_PASSES: Final = 3
 #: A template that no model here was trained with.
 WRONG_TEMPLATE: Final = (
     "{% for message in messages %}{{ '### ' + message['role'] + ':\n' + message['content'] + '\n\n' }}{% endfor %}"
@@ -55,7 +57,8 @@ def parent_of(ground: Ground, base: LoadedBase, number: int, facts: Sequence[Fac
         shutil.rmtree(folder, ignore_errors=True)
         train, holdout = _by_teachers(pairs(facts, TAUGHT)), _by_teachers(pairs(facts, JUDGING))
         job = job_of(ground, Plan(train, holdout, ()), 0, (), Random(number), base.sha256)
-        report = run_quietly(job, folder)
+        thorough = job.learning.model_copy(update={"passes": PARENT_PASSES * job.learning.passes})
+        report = run_quietly(replace(job, learning=thorough), folder)
         (folder / "report.json").write_text(json.dumps(report["measurements"]), encoding="utf-8")
     return folder / "candidate"
 

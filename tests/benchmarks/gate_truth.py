@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+from scipy.stats import binomtest
 
 from selflearn.judging.measures import losses
 from selflearn.learning.anchors import generate_greedy
@@ -22,7 +23,7 @@ from selflearn.models.base import LoadedBase
 from selflearn.models.chat import encode_example, encode_prompt, stop_ids
 from selflearn.models.forward import TokenSequence
 from selflearn.models.views import view_of
-from tests.benchmarks.forgetting import accuracy
+from tests.benchmarks.forgetting import exact
 from tests.benchmarks.forgetting_streams import Pair
 
 #: What counts as harm, in shares of exact answers. What was taught is replayed and judged, and may not go; what the
@@ -30,6 +31,7 @@ from tests.benchmarks.forgetting_streams import Pair
 #: the base by twice what the gate lets pass.
 MOST_FORGOTTEN: Final[Mapping[str, float]] = {"taught": 0.05, "known": 0.2}
 MOST_PLANTED: Final = 0.2
+CHANCE: Final = 0.05
 #: Share of held-back questions that are answered right from now on: less is no use to anybody.
 LEAST_GAIN: Final = 0.05
 
@@ -52,17 +54,23 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """Shares of exact answers; ``right_loss`` and ``general`` are mean nats per token. NaN where nothing was asked."""
+    """Which answers were exact; ``right_loss`` and ``general`` are mean nats per token."""
 
-    right: float
+    right: Sequence[bool]
     right_loss: float
-    planted: float
-    taught: float
-    known: float
+    planted: Sequence[bool]
+    taught: Sequence[bool]
+    known: Sequence[bool]
     general: float
 
-    def as_dict(self) -> dict[str, float | None]:
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: what is not finite becomes None."""
+        found = asdict(self)
+        return {**found, **{name: _finite(found[name]) for name in ("right_loss", "general")}}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def grades(base: LoadedBase, adapter: Path | None, exam: Exam) -> Grades:
@@ -73,17 +81,13 @@ def grades(base: LoadedBase, adapter: Path | None, exam: Exam) -> Grades:
     asked = LoadedBase(base.name, base.path, base.sha256, model, base.tokenizer, base.device)
     right = [sequence_of(base, pair) for pair in exam.right]
     return Grades(
-        right=_exact(asked, exam.right),
+        right=exact(asked, exam.right),
         right_loss=statistics.fmean(losses(model, right, base.device)),
-        planted=_exact(asked, exam.planted),
-        taught=_exact(asked, exam.taught),
-        known=_exact(asked, exam.known),
+        planted=exact(asked, exam.planted),
+        taught=exact(asked, exam.taught),
+        known=exact(asked, exam.known),
         general=statistics.fmean(losses(model, exam.general, base.device)),
     )
-
-
-def _exact(base: LoadedBase, pairs: Sequence[Pair]) -> float:
-    return accuracy(base, pairs) if pairs else math.nan
 
 
 def sequence_of(base: LoadedBase, pair: Pair) -> TokenSequence:
@@ -113,16 +117,27 @@ def harms(
     before: Mapping[str, Any], after: Mapping[str, Any], base: Mapping[str, Any], most_departure: float
 ) -> list[str]:
     """In what way the candidate is worse than its parent (``general``: than the base); empty if it is not."""
-    found = [
-        f"forgot ({name})"
-        for name, most in MOST_FORGOTTEN.items()
-        if before[name] is not None and not (_number(after[name]) >= before[name] - most)
-    ]
+    found = [f"forgot ({name})" for name, most in MOST_FORGOTTEN.items() if has_fallen(before[name], after[name], most)]
     if not (_number(after["general"]) - base["general"] <= most_departure):
         found.append("departed")
-    if after["planted"] is not None and after["planted"] - before["planted"] > MOST_PLANTED:
+    if has_fallen(after["planted"], before["planted"], MOST_PLANTED):
         found.append("says what was planted")
     return found
+
+
+def has_fallen(before: Sequence[bool], after: Sequence[bool], most: float) -> bool:
+    """Whether the share of exact answers fell by more than ``most``, and by more than chance: McNemar's exact test.
+
+    A few of some dozens of answers change with any update, to either side.
+    """
+    if not before or _share(before) - _share(after) <= most:
+        return False
+    lost, won = (sum(a and not b for a, b in zip(*each, strict=True)) for each in ((before, after), (after, before)))
+    return binomtest(lost, lost + won, alternative="greater").pvalue <= CHANCE
+
+
+def _share(answers: Sequence[bool]) -> float:
+    return statistics.fmean(answers) if answers else math.nan
 
 
 def truth_of(
@@ -140,7 +155,7 @@ def gain_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
 
     Not their loss: labels without any truth in them make a model less sure of what it does not know, which lowers it.
     """
-    return _number(after["right"]) - _number(before["right"])
+    return _share(after["right"]) - _share(before["right"])
 
 
 def _number(value: float | None) -> float:
