@@ -133,7 +133,7 @@ def has_fallen(before: Sequence[bool], after: Sequence[bool], most: float) -> bo
     if not before or _share(before) - _share(after) <= most:
         return False
     lost, won = (sum(a and not b for a, b in zip(*each, strict=True)) for each in ((before, after), (after, before)))
-    return binomtest(lost, lost + won, alternative="greater").pvalue <= CHANCE
+    return bool(binomtest(lost, lost + won, alternative="greater").pvalue <= CHANCE)
 
 
 def _share(answers: Sequence[bool]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ def as_json(command: Command, *arguments: Any) -> Any:
     outcome = command(*arguments, "--json")
     assert outcome.code == 0, outcome.err
     return json.loads(outcome.out)
+
+
+def tamper(connection: sqlite3.Connection) -> None:
+    for trigger in ("audit_no_update", "audit_no_delete"):
+        connection.execute(f"DROP TRIGGER {trigger}")
+    connection.execute("UPDATE audit SET actor = 'x' WHERE id = 1")
 
 
 def test_pins_with_the_daemon_stopped(command: Command, bench: Bench, state: Path) -> None:
@@ -54,10 +61,7 @@ def test_the_audit_log_is_verified(command: Command, bench: Bench, state: Path) 
     assert "intact: 2 rows" in command("audit", "verify").out
     other = command("audit", "verify", "--expect", "0123")
     assert (other.code, "cut off" in other.out) == (1, True)
-    for name in ("audit_no_update", "audit_no_delete"):
-        drop = f"DROP TRIGGER {name}"
-        bench.store.write(lambda connection, drop=drop: connection.execute(drop).rowcount)
-    bench.store.write(lambda connection: connection.execute("UPDATE audit SET actor = 'x' WHERE id = 1").rowcount)
+    bench.store.write(tamper)
     broken = command("audit", "verify")
     assert (broken.code, "broken: row 1 does not follow" in broken.out) == (1, True)
 
