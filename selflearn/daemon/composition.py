@@ -21,6 +21,7 @@ from selflearn.daemon.rollouts import Rollouts
 from selflearn.daemon.updates import Updates
 from selflearn.daemon.watchdog import Watchdog
 from selflearn.experience import check_detector, check_languages, prepare_near_duplicates
+from selflearn.judging.anchor_probe import TOLERANCES
 from selflearn.judging.canary_prompts import CanaryPrompt, load_canaries
 from selflearn.models.library import prepare
 from selflearn.monitoring import Metrics
@@ -180,6 +181,7 @@ def _watchdog(
     metrics: Metrics,
     now: Callable[[], float],
 ) -> Watchdog:
+    tolerance = TOLERANCES[str(base.model.dtype).removeprefix("torch.")]
     return Watchdog(
         store=store,
         learner=settings.learner,
@@ -187,7 +189,7 @@ def _watchdog(
         settings=settings.watchdog,
         experience=settings.experience,
         rollouts=rollouts,
-        probe=AnchorProbe(traffic, base.tokenizer),
+        probe=AnchorProbe(traffic, base.tokenizer, tolerance=tolerance),
         metrics=metrics,
         now=now,
     )

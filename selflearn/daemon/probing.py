@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 class AnchorProbe:
     """Remembers what each version answered first. Belongs to the event loop; one :meth:`look` at a time."""
 
-    def __init__(self, traffic: Traffic, tokenizer: Any, prompts: Sequence[str] = PROMPTS) -> None:
-        self._traffic = traffic
+    def __init__(self, traffic: Traffic, tokenizer: Any, *, tolerance: float, prompts: Sequence[str] = PROMPTS) -> None:
+        """``tolerance`` in nats, see :data:`~selflearn.judging.anchor_probe.TOLERANCES`."""
+        self._traffic, self._tolerance = traffic, tolerance
         self._prompts = [tuple(encode_prompt(tokenizer, [{"role": "user", "content": text}])) for text in prompts]
         self._first: dict[int, list[Said]] = {}
         self._numbers = itertools.count()
@@ -66,7 +67,7 @@ class AnchorProbe:
         first = self._first.setdefault(generation.version, said)
         while len(self._first) > REMEMBERED:
             del self._first[next(version for version in self._first if version != generation.version)]
-        return departure(first, said)
+        return departure(first, said, self._tolerance)
 
     async def _ask(self, generation: Generation, prompt: tuple[int, ...]) -> Said:
         request = TokenRequest(f"anchor-probe-{next(self._numbers)}", prompt, TOKENS, _SAMPLING)

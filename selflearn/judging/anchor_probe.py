@@ -6,13 +6,13 @@ other requests the same sums are added in another order. What departs elsewhere 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-#: Where the first token was ahead of the second by less (nats), rounding may decide. docs/judging.md says what was
-#: measured.
-TOLERANCE: Final = 0.5
+#: Where the first token was ahead of the second by less (nats), rounding may decide; by what the model computes in.
+#: docs/judging.md says what was measured.
+TOLERANCES: Final[Mapping[str, float]] = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Departure:
         )
 
 
-def departure(first: Sequence[Said], now: Sequence[Said], tolerance: float = TOLERANCE) -> Departure | None:
+def departure(first: Sequence[Said], now: Sequence[Said], tolerance: float) -> Departure | None:
     """The first departure by more than rounding explains, prompt by prompt; None if there is none.
 
     Behind an excused departure the answers follow different texts: nothing more is read from them.

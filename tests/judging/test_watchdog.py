@@ -8,11 +8,12 @@ import math
 import pytest
 
 from selflearn.config import WatchdogSettings
-from selflearn.judging.anchor_probe import TOLERANCE, Said, departure
+from selflearn.judging.anchor_probe import TOLERANCES, Said, departure
 from selflearn.judging.sequences import Counted
 from selflearn.judging.watchdog import Limits, Live, Signal, judge
 
 LIMITS = Limits.of(WatchdogSettings())
+TOLERANCE = TOLERANCES["bfloat16"]
 
 
 def live(
@@ -96,15 +97,15 @@ def test_a_judgement_can_be_written_down() -> None:
 
 def test_answers_that_depart_are_told_from_rounding() -> None:
     first = [Said((5, 6, 7), (3.0, TOLERANCE / 2, 3.0)), Said((1, 2), (4.0, 4.0))]
-    assert departure(first, first) is None
+    assert departure(first, first, TOLERANCE) is None
     rounded = [Said((5, 9, 4), (3.0, 0.1, 1.0)), first[1]]
-    assert departure(first, rounded) is None
+    assert departure(first, rounded, TOLERANCE) is None
     damaged = [first[0], Said((1, 3), (4.0, 1.0))]
-    found = departure(first, damaged)
+    found = departure(first, damaged, TOLERANCE)
     assert found is not None
     assert (found.prompt, found.position, found.lead) == (1, 1, 4.0)
     unknown = [Said((5,), (math.nan,))]
-    assert departure(unknown, [Said((6,), (1.0,))]) is not None
+    assert departure(unknown, [Said((6,), (1.0,))], TOLERANCE) is not None
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
