@@ -17,6 +17,7 @@ from selflearn.models.library import fingerprint
 from selflearn.store import Store, database_path
 from selflearn.versions import close_update, ensure_learner, work_directory
 from selflearn.versions.files import remove_tree
+from selflearn.versions.outcomes import past_of
 from tests.stores import LEARNER, Bench, open_bench
 
 LESSONS = 12
@@ -98,6 +99,7 @@ def update(bench: Bench, state: Path, base: Base, topic: str) -> str:
         learning=learning,
         judging=judging,
         rate_factor=opened.rate_factor,
+        past=past_of(bench.store.connection(), LEARNER, opened.parent),
     )
     work = work_directory(state, opened.update)
     write_job(job, work)

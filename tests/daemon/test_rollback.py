@@ -136,7 +136,7 @@ def test_on_a_full_disk_it_says_so_and_what_serves_goes_on(daemon: Daemon) -> No
 
 
 def test_while_training_and_with_the_worker_dead(lab: Lab, learned: Learned) -> None:
-    with lab.daemon(learned.copy("training"), **ENDLESS) as daemon:
+    with lab.daemon(learned.copy("while-training"), **ENDLESS) as daemon:
         daemon.teach("lighthouse")
         update = daemon.learn()
         worker = daemon.await_training()

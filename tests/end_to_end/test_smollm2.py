@@ -16,6 +16,7 @@ from openai import OpenAI
 from selflearn.cli.demo_daemon import Client, lend_model, running_daemon
 from selflearn.config import LearningSettings
 from selflearn.demonstration import Lesson, answers_fact, load_manual, poisoned_lessons, right_lessons
+from tests.daemons import until
 
 FACTS = load_manual()
 HELD_BACK = [(fact, question) for fact in FACTS for question in fact.held_back]
@@ -132,6 +133,7 @@ def test_it_learns_what_it_is_taught_refuses_what_would_harm_it_and_returns_to_t
             learned_accuracy = accuracy(client)
             client.roll_back(0)
             client.roll_back(good["id"])
+            until(lambda: good["id"] in streams.versions)
         teach(client, poisoned_lessons(FACTS, seed=7))
 
     configure(tmp_path, passes=2)
