@@ -18,6 +18,7 @@ from selflearn.experience.signals import Objective
 from selflearn.judging import Limits, Measurements, decide
 from selflearn.learning.job import Job, JobExample, Role, read_job, write_job
 from selflearn.learning.process import Cancelled, Worker
+from selflearn.learning.update import run
 from selflearn.learning.worker import noted_nondeterminism
 from selflearn.models.adapter import attach_saved, probe_logits
 from selflearn.models.base import load_base
@@ -74,6 +75,16 @@ def carry_out(job: Job, folder: Path, pauses: int = 0) -> tuple[dict[str, Any], 
     report = worker.wait(120.0, saw, on_look=look)
     assert not isinstance(report, Cancelled)
     return report, lines
+
+
+def at_once(job: Job, folder: Path) -> dict[str, Any]:
+    """The report of a job that is carried out in this process, which spares the start of another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.learning.threads)
+    try:
+        return run(job, folder, lambda phase, **numbers: None)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +213,7 @@ def test_an_update_continues_its_parent(
     )
     parent = first[0] / "candidate"
     job = job_for(tiny_model, cache, parent=1, parent_directory=str(parent), examples=examples, update=2, seed=2)
-    report, _ = carry_out(job, tmp_path)
+    report = at_once(job, tmp_path)
 
     measured = Measurements.from_dict(report["measurements"])
     assert measured.learned_before
@@ -217,7 +228,7 @@ def test_an_update_continues_its_parent(
 
 def test_a_rate_that_breaks_the_weights_is_refused(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     wild = LEARNING.model_copy(update={"learning_rate": 1.0})
-    report, _ = carry_out(job_for(tiny_model, cache, learning=wild), tmp_path)
+    report = at_once(job_for(tiny_model, cache, learning=wild), tmp_path)
     verdict = decide(Measurements.from_dict(report["measurements"]), Limits.of(JudgingSettings()))
 
     assert verdict.outcome == "refuse"
@@ -228,7 +239,7 @@ def test_numbers_that_are_not_finite_end_the_training_with_a_reason(
     tiny_model: Path, cache: Path, tmp_path: Path
 ) -> None:
     wild = LEARNING.model_copy(update={"alpha": 1e36, "learning_rate": 1.0})
-    report, _ = carry_out(job_for(tiny_model, cache, learning=wild), tmp_path)
+    report = at_once(job_for(tiny_model, cache, learning=wild), tmp_path)
     verdict = decide(Measurements.from_dict(report["measurements"]), Limits.of(JudgingSettings()))
 
     assert report["training"]["stopped"] == "not finite"
@@ -240,7 +251,7 @@ def test_numbers_that_are_not_finite_end_the_training_with_a_reason(
 def test_examples_that_are_too_long_are_left_out_and_named(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     long = JobExample(99, "train", "d", [{"role": "user", "content": "word " * 400}], "the answer")
     job = job_for(tiny_model, cache, learning=LEARNING.model_copy(update={"max_length": 128, "passes": 1}))
-    report, _ = carry_out(dataclasses.replace(job, examples=(*job.examples, long)), tmp_path)
+    report = at_once(dataclasses.replace(job, examples=(*job.examples, long)), tmp_path)
 
     assert [(row["id"], row["role"], row["reason"]) for row in report["left_out"]] == [(99, "train", "too_long")]
 
