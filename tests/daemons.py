@@ -24,6 +24,8 @@ from typing import Any
 import httpx
 import openai
 
+from tests.forked import ForkedDaemon
+
 START_SECONDS = 120.0
 UPDATE_SECONDS = 180.0
 DEATH_SECONDS = 60.0
@@ -91,9 +93,12 @@ class Lab:
         (state / "cache").symlink_to(self.root / "cache")
         return state
 
-    def serve_command(self, state: Path, port: int, *options: str, model: Path | None = None) -> list[str]:
+    def serve_arguments(self, state: Path, port: int, *options: str, model: Path | None = None) -> list[str]:
         named = ["--port", str(port), "--model", str(model or self.model), *options]
-        return [sys.executable, "-c", _SERVE, "--state", str(state), "serve", *named]
+        return ["--state", str(state), "serve", *named]
+
+    def serve_command(self, state: Path, port: int, *options: str, model: Path | None = None) -> list[str]:
+        return [sys.executable, "-c", _SERVE, *self.serve_arguments(state, port, *options, model=model)]
 
     @contextlib.contextmanager
     def daemon(self, state: Path, *, failpoint: str = "", key: str = "", **settings: str) -> Iterator[Daemon]:
@@ -103,15 +108,7 @@ class Lab:
         goes to ``<state>.daemon.log``.
         """
         port, log = free_port(), state.with_name(f"{state.name}.daemon.log")
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                self.serve_command(state, port),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(failpoint, **settings),
-                cwd=state,
-            )
+        process = ForkedDaemon(self.serve_arguments(state, port), log, environment(failpoint, **settings), state)
         limits = httpx.Limits(max_connections=64)
         url = f"http://127.0.0.1:{port}"
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -141,7 +138,7 @@ class Daemon:
     state: Path
     url: str
     log: Path
-    process: subprocess.Popen[bytes]
+    process: ForkedDaemon
     http: httpx.Client
 
     # Its life
@@ -299,9 +296,9 @@ def run(words: list[str], directory: Path, *, timeout: float, **settings: str) -
     return Outcome(ended.returncode, ended.stdout, ended.stderr)
 
 
-def end(process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+def end(process: ForkedDaemon, seconds: float = 30.0) -> None:
     """Ends a process gracefully, or not."""
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
