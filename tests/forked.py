@@ -56,7 +56,7 @@ def _serve(arguments: list[str], log: Path, environment: dict[str, str], directo
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
-    with log.open("ab") as output, open(os.devnull, "rb") as nothing:
+    with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

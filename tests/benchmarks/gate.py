@@ -51,7 +51,7 @@ MODELS: Final[Mapping[str, tuple[str, LearningSettings, JudgingSettings]]] = {
         LearningSettings(rank=8, alpha=16.0, learning_rate=1e-3, passes=10, fisher_sequences=8),
         JudgingSettings(max_weight_drift=1.0, max_anchor_rise=0.15),
     ),
-    "smollm2": ("bfloat16", LearningSettings(passes=6), JudgingSettings()),
+    "smollm2": ("bfloat16", LearningSettings(passes=6), JudgingSettings(answer_tokens=24)),
 }
 PARENTS: Final = 3
 OLD_FACTS: Final = 32
@@ -130,7 +130,8 @@ def _make(options: argparse.Namespace, results: Path, wanted: Sequence[Trial]) -
     tell(f"{len(missing)} trials to make, {len(wanted) - len(missing)} are known")
     if not missing:
         return
-    ground = prepared(options.model, options.work, options.threads)
+    parents = sorted({trial.parent for trial in missing} - {0})
+    ground = prepared(options.model, options.work, options.threads, parents)
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         pending = [pool.submit(carry_out, trial, ground) for trial in missing]
         for done in as_completed(pending):
@@ -140,7 +141,7 @@ def _make(options: argparse.Namespace, results: Path, wanted: Sequence[Trial]) -
             tell(f"{found['kind']} {found['number']}: {found['seconds']:.0f} s")
 
 
-def prepared(name: str, work: Path, threads: int) -> Ground:
+def prepared(name: str, work: Path, threads: int, parents: Sequence[int]) -> Ground:
     """The model and the parents, made if they are not there."""
     torch.set_num_threads(threads)
     if not DATA.is_dir():
@@ -152,7 +153,7 @@ def prepared(name: str, work: Path, threads: int) -> Ground:
     learning = learning.model_copy(update={"threads": threads})
     ground = Ground(directory, work / name, dtype, learning, judging)
     base = loaded(ground)
-    for number in range(1, PARENTS + 1):
+    for number in parents:
         parent_of(ground, base, number, old_facts(number))
     return ground
 
