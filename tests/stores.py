@@ -114,7 +114,7 @@ class Bench:
 
         return self.store.write(work)
 
-    def promote(self, update_id: int, manifest_sha256: str = "0" * 64) -> None:
+    def promote(self, update_id: int, manifest_sha256: str = "0" * 64, outcome: str = "promote") -> None:
         self.store.write(
             lambda connection: register(
                 connection,
@@ -122,7 +122,7 @@ class Bench:
                 manifest_sha256=manifest_sha256,
                 adapter_sha256="1" * 64,
                 report={"curve": [{"loss": 1.0 / (step + 1)} for step in range(20)]},
-                verdict={"outcome": "promote", "reason": "all passed", "checks": []},
+                verdict={"outcome": outcome, "reason": "all passed", "checks": []},
                 actor="gate",
                 now=self.now,
             )

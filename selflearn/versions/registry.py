@@ -10,7 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from selflearn.errors import Conflict, ModelError, NotFound, UpdateError, UpdateRunning, VersionDamaged
+from selflearn.errors import (
+    Conflict,
+    ModelError,
+    NotFound,
+    RefusedByGate,
+    UpdateError,
+    UpdateRunning,
+    VersionDamaged,
+)
 from selflearn.experience import Snapshot, leave_out, note_refusal, note_replays, record_roles
 from selflearn.store import Store, rows
 from selflearn.versions.curves import TRAINING_LOG, learning_curve
@@ -117,8 +125,13 @@ def register(
     """Makes an update's sealed directory a version and serves it: version, rollout, outcome, states, audit at once.
 
     Raises :class:`UpdateError` if the served version is no longer the update's parent, or is held: an operator's word
-    stands. Then close the update as ``cancelled``.
+    stands. Then close the update as ``cancelled``. Raises :class:`RefusedByGate` if the verdict is not to promote it.
     """
+    if verdict.get("outcome") != "promote":
+        raise RefusedByGate(
+            f"The gate's verdict on update {update_id} is {verdict.get('outcome')!r}: only what it promotes becomes a "
+            f"version by itself. An operator can serve it all the same: selflearn rollout promote {update_id} --force."
+        )
     update = _running(connection, update_id)
     learner, parent = str(update["learner"]), int(update["parent"])
     present = served(connection, learner)

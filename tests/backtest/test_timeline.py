@@ -40,7 +40,7 @@ def promote(bench: Bench, update: int, left_out: int) -> None:
             manifest_sha256="0" * 64,
             adapter_sha256="1" * 64,
             report={"left_out": [row]},
-            verdict={"checks": []},
+            verdict={"outcome": "promote", "checks": []},
             actor="gate",
             now=bench.now,
         )

@@ -213,7 +213,7 @@ def test_what_was_left_out_goes_to_quarantine_however_the_update_ends(bench: Ben
     taught(bench)
     update = bench.begin_update()
     report = {"left_out": left_out(bench, update)}
-    given: dict[str, Any] = {"update_id": update, "report": report, "verdict": {}, "now": bench.now}
+    given: dict[str, Any] = {"update_id": update, "report": report, "verdict": {"outcome": "promote"}, "now": bench.now}
     sha: dict[str, Any] = {"manifest_sha256": "0" * 64, "adapter_sha256": "1" * 64}
     if outcome == "promoted":
         bench.store.write(lambda connection: register(connection, **given, **sha, actor="gate"))

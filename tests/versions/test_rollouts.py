@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selflearn.errors import Conflict, ModelError, NotFound, UpdateError, UpdateRunning, VersionDamaged
+from selflearn.errors import Conflict, ModelError, NotFound, RefusedByGate, UpdateError, UpdateRunning, VersionDamaged
 from selflearn.store import Store
 from selflearn.versions import (
     Change,
@@ -164,6 +164,17 @@ def test_an_ended_update_cannot_end_again(three: Bench) -> None:
         three.promote(3)
     with pytest.raises(NotFound):
         three.refuse(99)
+    assert tables(three.store) == before
+
+
+@pytest.mark.parametrize("outcome", ["refuse", "inconclusive", ""])
+def test_only_what_the_gate_promotes_becomes_a_version(three: Bench, outcome: str) -> None:
+    for number in range(300, 312):
+        three.correct(f"question {number}", "answer")
+    update_id = three.begin_update()
+    before = tables(three.store)
+    with pytest.raises(RefusedByGate, match=f"rollout promote {update_id} --force"):
+        three.promote(update_id, outcome=outcome)
     assert tables(three.store) == before
 
 
