@@ -112,9 +112,10 @@ def alone(client: Client) -> list[tuple[int, str]]:
 
 
 def configure(state: Path, **learning: float) -> None:
-    """What the next daemon on ``state`` learns with."""
+    """What the next daemon on ``state`` learns with; short answers are compared, which spares a minute an update."""
     lines = [f"{name} = {value}\n" for name, value in learning.items()]
-    (state / "selflearn.toml").write_text("[learning]\n" + "".join(lines), "utf-8")
+    told = f"[judging]\nanswer_tokens = 12\n[learning]\n{''.join(lines)}"
+    (state / "selflearn.toml").write_text(told, "utf-8")
 
 
 @pytest.mark.timeout(900)
@@ -122,6 +123,7 @@ def test_it_learns_what_it_is_taught_refuses_what_would_harm_it_and_returns_to_t
     embedded_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lend_model(embedded_model, tmp_path)
+    configure(tmp_path)
     with running_daemon(tmp_path) as client:
         base_answers, base_accuracy = alone(client), accuracy(client)
         lessons = right_lessons(FACTS)
