@@ -18,7 +18,7 @@ from typing import Any
 
 from selflearn import overview
 from selflearn.config import JudgingSettings, LearningSettings
-from selflearn.daemon.gauges import show_verdict
+from selflearn.daemon.gauges import show_progress, show_verdict
 from selflearn.daemon.jobs import Base, make_job
 from selflearn.daemon.preemption import Preemption
 from selflearn.daemon.rebuilding import open_update_for
@@ -32,7 +32,7 @@ from selflearn.daemon.steps import (
     register_sealed,
     seal_candidate,
 )
-from selflearn.errors import Conflict, NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
+from selflearn.errors import Conflict, NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning, WorkerFailed
 from selflearn.experience import funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Verdict
@@ -279,7 +279,7 @@ class Updates:
             reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
         verdict = judge(result, running.judging)
-        show_verdict(self._metrics, result, verdict)
+        show_verdict(self._metrics, result["measurements"]["weight_drift"], verdict.as_dict())
         if verdict.outcome == "promote" and not running.judging.dry_run:
             return self._promote(running, work, result, verdict)
         report = keep_candidate(
@@ -311,6 +311,9 @@ class Updates:
             return worker.wait(
                 self._learning.timeout_seconds, lambda line: self._saw(running, line), on_look=preemption.look
             )
+        except WorkerFailed:
+            self._metrics.worker_failures.inc()
+            raise
         finally:
             self._metrics.update_paused_seconds.inc(preemption.seconds)
 
@@ -318,9 +321,8 @@ class Updates:
         if running.forecast is not None:
             running.forecast.saw(line)
             self._speed = running.forecast.speed
+        show_progress(self._metrics, line)
         if line.get("phase") == "training" and "steps" in line:
-            loss = float(line["loss"])
-            self._metrics.observe_progress(loss=loss, penalty_ratio=float(line["ewc"]) / loss if loss else None)
             if line["step"] % 10 == 0:
                 fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}
                 logger.info("training", extra={"fields": {"update": running.update, **fields}})

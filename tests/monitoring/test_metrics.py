@@ -107,9 +107,9 @@ def test_times_of_an_answer() -> None:
     assert 'selflearn_answers_total{state="completed",track="canary"} 2.0' in text
     assert 'selflearn_answers_total{state="failed",track="stable"} 0.0' in text
     assert "selflearn_prompt_tokens_total 10.0" in text
-    assert "selflearn_time_per_output_token_seconds_sum 0.1" in text
-    assert "selflearn_time_to_first_token_seconds_count 1.0" in text
-    assert "selflearn_request_duration_seconds_count 2.0" in text
+    assert 'selflearn_time_per_output_token_seconds_sum{track="canary"} 0.1' in text
+    assert 'selflearn_time_to_first_token_seconds_count{track="canary"} 1.0' in text
+    assert 'selflearn_request_duration_seconds_count{track="canary"} 2.0' in text
 
 
 def test_updates() -> None:
