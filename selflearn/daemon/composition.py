@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from selflearn.api.services import Activity, Services
 from selflearn.config import ServingSettings, Settings
 from selflearn.daemon.engines import running_engine
+from selflearn.daemon.event_files import when_ended
 from selflearn.daemon.gauges import show_past, show_refusals
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.probing import AnchorProbe
@@ -180,6 +181,7 @@ def _updates(
         loop=asyncio.get_running_loop(),
         canaries=canaries,
         cooling=lambda: why_cooling(store, settings.learner, settings.watchdog.cooldown_seconds, now),
+        when_ended=when_ended(store, settings.learner, state, settings.monitoring.tensorboard_updates),
         now=now,
     )
 

@@ -72,6 +72,7 @@ class Updates:
         loop: asyncio.AbstractEventLoop,
         canaries: Sequence[CanaryPrompt] = (),
         cooling: Callable[[], str] = str,
+        when_ended: Callable[[int], None] = lambda update: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state, self._base = store, learner, state, base
@@ -79,6 +80,7 @@ class Updates:
         self._rollouts, self._metrics = rollouts, metrics
         self._idle_seconds, self._longest_wait = idle_seconds, longest_wait
         self._loop, self._now, self._cooling = loop, now, cooling
+        self._when_ended = when_ended  # called in the update's thread, as long as its files are there; must not raise
         self._lock = threading.Lock()
         self._running: Running | None = None
         self._not_enough: str | None = None
@@ -253,6 +255,7 @@ class Updates:
         finally:
             finished = self._now()
             self._metrics.observe_update(outcome, duration_seconds=finished - running.started_at, finished_at=finished)
+            self._when_ended(running.update)
             remove_tree(work)
             self._running = None
 

@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -56,6 +57,7 @@ class Metrics:
     content_type: str = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        disable_created_metrics()  # nobody reads when a series began, and they are a third of all series
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._refreshers: list[Callable[[], None]] = []
