@@ -1,4 +1,4 @@
-"""What the metrics show of learning: the judged update, the steps of the running one, and what went before a restart."""
+"""What the metrics show of learning: the judged update, the steps of the running one, and what was before a start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFUSALS: Final = (
 def show_verdict(metrics: Metrics, weight_drift: Mapping[str, float], verdict: Mapping[str, Any]) -> None:
     """Sets what the gate found: every check of a verdict (its dict form), and how far weights and behaviour went."""
     metrics.observe_verdict(verdict)
-    values = {check["name"]: check["value"] for check in verdict["checks"]}
+    values = {check["name"]: check.get("value") for check in verdict["checks"]}
     metrics.observe_drift(
         layer_groups=largest_by_kind(weight_drift),
         kl_nats=values.get("kl_drift"),

@@ -325,10 +325,9 @@ class Updates:
             running.forecast.saw(line)
             self._speed = running.forecast.speed
         show_progress(self._metrics, line)
-        if line.get("phase") == "training" and "steps" in line:
-            if line["step"] % 10 == 0:
-                fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}
-                logger.info("training", extra={"fields": {"update": running.update, **fields}})
+        if "steps" in line and line["step"] % 10 == 0:
+            fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}
+            logger.info("training", extra={"fields": {"update": running.update, **fields}})
         running.progress = {**running.progress, **line}
 
     def _promote(self, running: Running, work: Path, report: dict[str, Any], verdict: Verdict) -> str:

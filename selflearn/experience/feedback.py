@@ -16,9 +16,9 @@ from selflearn.config import ExperienceSettings
 from selflearn.errors import BadRequest, Conflict, NotFound
 from selflearn.experience.examples import Added, Offer, Origin, add_example
 from selflearn.experience.given import Given, check
+from selflearn.experience.live import is_negative
 from selflearn.experience.recording import count_redactions, load_interaction
 from selflearn.experience.redaction import pseudonym
-from selflearn.experience.live import is_negative
 from selflearn.experience.signals import COMMENT, Kind, Role, Signal, objective_of, setting_of, switched_on
 from selflearn.experience.trust.precedence import overrule, why_outranked
 from selflearn.models.tools import with_tools

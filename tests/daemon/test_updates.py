@@ -75,6 +75,7 @@ def test_killed_worker_then_promotion_under_a_client_that_never_stops(taught: Da
     assert update["state"] == "failed"
     assert "ended with code -9" in update["reason"]
     assert taught.version() == served
+    assert taught.metric("selflearn_worker_failures_total") == 1
 
     with StreamingClient(taught) as client:
         until(lambda: client.answers)

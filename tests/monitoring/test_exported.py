@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import promql_parser
 import pytest
 
 from selflearn.monitoring import metrics
@@ -62,7 +63,7 @@ def test_every_expression_groups_and_shows_labels_that_are_there(expression: Exp
     assert expression.shown <= _labels(expression.parsed, seen), expression.where
 
 
-def _labels(node: object, seen: Seen) -> set[str]:
+def _labels(node: promql_parser.Expr, seen: Seen) -> set[str]:
     """The labels of everything that a part of an expression reads."""
     names = {reading.metric for reading in readings(node)}
     by_record = {expression.where.removeprefix("rule "): expression for expression in EXPRESSIONS}
