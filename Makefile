@@ -85,8 +85,9 @@ $(VENV)/.tests-installed: $(VENV)/.installed
 $(BIN)/promtool: $(VENV)/.made
 	@if found=$$(command -v promtool); then ln -sf "$$found" $@; exit; fi; \
 	echo "Taking promtool out of Debian's package prometheus ..."; \
-	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; chmod 755 "$$folder"; cd "$$folder"; \
-	apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; }; \
+	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; cd "$$folder"; \
+	download="apt-get -qq -o APT::Sandbox::User=root download prometheus"; \
+	$$download || { apt-get -qq update && $$download; }; \
 	dpkg-deb --extract prometheus_*.deb .; mv usr/bin/promtool "$(CURDIR)/$@"
 
 $(VENV)/.checks-installed: $(VENV)/.tests-installed
