@@ -1,7 +1,7 @@
 """What a scrape of ``/metrics`` costs: fresh, and after 10⁵ requests with 10⁵ interactions in the database.
 
-``python -m tests.benchmarks.scrape`` takes about two minutes. The peer is a bare prometheus_client registry with as many
-samples, in plain gauges. Both are read in turn within one process; over HTTP the product is read alone.
+``python -m tests.benchmarks.scrape`` takes about two minutes. The peer is a bare prometheus_client registry with as
+many samples, in plain gauges. Both are read in turn within one process; over HTTP the product is read alone.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000, help="how many requests the second server has seen")
     wanted = parser.parse_args()
-    report, torch_threads = Report(), 1
-    torch.set_num_threads(torch_threads)
+    report = Report()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="selflearn-scrape-") as folder:
         root = Path(folder)
         make_tiny_model(root / "model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,14 @@ from selflearn.daemon.gauges import show_past, show_progress, show_refusals
 from selflearn.monitoring import Metrics
 from tests.stores import LEARNER, Bench
 
-CHECKS = [{"name": "kl_drift", "value": 0.05, "limit": 0.1}, {"name": "anchored", "value": None, "limit": 0.05}]
+CHECKS: list[dict[str, Any]] = [
+    {"name": "kl_drift", "value": 0.05, "limit": 0.1},
+    {"name": "anchored", "value": None, "limit": 0.05},
+]
 DRIFT = {"model.layers.0.self_attn.q_proj": 0.1, "model.layers.1.self_attn.q_proj": 0.2}
 
 
-def ended(bench: Bench, number: int, state: str, checks: list[dict[str, object]] | None = None) -> None:
+def ended(bench: Bench, number: int, state: str, checks: list[dict[str, Any]] | None = None) -> None:
     """An update that ended so, at 1000 seconds times its number; with ``checks`` it was judged."""
     judged = checks is not None
     row = {
@@ -26,8 +30,9 @@ def ended(bench: Bench, number: int, state: str, checks: list[dict[str, object]]
     }
     bench.store.write(
         lambda connection: connection.execute(
-            "INSERT INTO updates (id, learner, parent, state, trigger, seed, config, snapshot_digest, started_at, finished_at,"
-            " report, verdict) VALUES (:id, 'default', 0, :state, 'test', 1, '{}', '', 1.0, :finished_at, :report, :verdict)",
+            "INSERT INTO updates (id, learner, parent, state, trigger, seed, config, snapshot_digest, started_at,"
+            " finished_at, report, verdict)"
+            " VALUES (:id, 'default', 0, :state, 'test', 1, '{}', '', 1.0, :finished_at, :report, :verdict)",
             row,
         )
     )

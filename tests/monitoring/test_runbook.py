@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def test_every_command_of_the_runbook_runs(line: str, seen: Seen, monkeypatch: p
         ended = CliRunner().invoke(app, words[1:])
         assert ended.exit_code == 0, ended.output
         assert ended.output.strip()  # 'no alarms' is a message
+    elif words[0] == "curl" and shutil.which("curl") is None:
+        pytest.skip("there is no curl on this machine")
     else:
         assert _shell(line, seen.daemon.state).strip()
 
