@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from selflearn.monitoring import Metrics
 from selflearn.monitoring.metrics import ALARM_SIGNALS, FAILURES, ROLLBACKS, UPDATE_OUTCOMES
+from selflearn.monitoring.reference import page
 
 CONTRACT = (
     "requests_total",
@@ -202,3 +205,10 @@ def test_a_scrape_refreshes_gauges_and_survives_a_failing_source(caplog: pytest.
     metrics.before_scrape(lambda: metrics.requests_running.set(3))
     assert "selflearn_requests_running 3.0" in scrape(metrics)
     assert "disk gone" in caplog.text
+
+
+def test_the_page_of_metrics_is_what_they_say() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert written == page(), "run: python -m selflearn.monitoring.reference docs/metrics.md"
+    for name in CONTRACT:
+        assert f"| `selflearn_{name}` |" in written
