@@ -1,4 +1,4 @@
-"""Writes ``docs/metrics.md`` from the metrics themselves: ``python -m selflearn.monitoring.reference docs/metrics.md``."""
+"""Writes the page of metrics from the metrics: ``python -m selflearn.monitoring.reference docs/metrics.md``."""
 
 from __future__ import annotations
 
