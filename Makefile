@@ -38,14 +38,14 @@ install: $(VENV)/.installed
 demo: install
 	@exec $(BIN)/selflearn demo $(ARGS)
 
-test: $(VENV)/.tests-installed
+test: $(VENV)/.tests-installed $(BIN)/promtool
 	@$(BIN)/selflearn models pull
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-vllm: $(VENV)/.tests-installed $(VLLM)/.installed
 	@$(BIN)/python -m pytest tests/vllm $(ARGS)
 
-check: $(VENV)/.checks-installed
+check: $(VENV)/.checks-installed $(BIN)/promtool
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -80,6 +80,15 @@ $(VENV)/.tests-installed: $(VENV)/.installed
 	@echo "Installing what the tests need ..."
 	@$(INSTALL) --editable '.[embedded,test]'
 	@touch $@
+
+# It tests the alert rules. Of Debian's package only this program is taken: no service is installed or started.
+$(BIN)/promtool: $(VENV)/.made
+	@if found=$$(command -v promtool); then ln -sf "$$found" $@; exit; fi; \
+	echo "Taking promtool out of Debian's package prometheus ..."; \
+	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; cd "$$folder"; \
+	download="apt-get -qq -o APT::Sandbox::User=root download prometheus"; \
+	$$download || { apt-get -qq update && $$download; }; \
+	dpkg-deb --extract prometheus_*.deb .; mv usr/bin/promtool "$(CURDIR)/$@"
 
 $(VENV)/.checks-installed: $(VENV)/.tests-installed
 	@echo "Installing what the checks need ..."

@@ -22,6 +22,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _require(library: str, value: str, extra: str) -> None:
+    if find_spec(library) is None:
+        raise ValueError(f"{value} needs {library}; install the extra selflearn[{extra}], or set another value")
+
+
 class ServingSettings(Section):
     """How a model is served."""
 
@@ -166,19 +171,12 @@ class LearningSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _optimizer_is_installed(self) -> Self:
-        if self.optimizer == "lamb" and find_spec("pytorch_optimizer") is None:
-            raise ValueError("optimizer 'lamb' needs the extra selflearn[optimizers]; install it or take another one")
-        return self
-
-    @model_validator(mode="after")
-    def _quantization_is_installed(self) -> Self:
-        library = {"none": "", "int8": "torchao", "4bit": "bitsandbytes"}[self.quantization]
-        if library and find_spec(library) is None:
-            raise ValueError(
-                f"quantization {self.quantization!r} needs {library}; install the extra selflearn[quantized], or set "
-                "quantization to 'none'"
-            )
+    def _libraries_are_installed(self) -> Self:
+        if self.optimizer == "lamb":
+            _require("pytorch_optimizer", "optimizer 'lamb'", "optimizers")
+        if self.quantization != "none":
+            library = {"int8": "torchao", "4bit": "bitsandbytes"}[self.quantization]
+            _require(library, f"quantization {self.quantization!r}", "quantized")
         return self
 
     @model_validator(mode="after")
@@ -308,6 +306,18 @@ class ApiSettings(Section):
     max_prompt_tokens: int = Field(0, ge=0, description="longest prompt in tokens; 0 is the model's whole context")
 
 
+class MonitoringSettings(Section):
+    """What is kept for looking at, beside the metrics."""
+
+    tensorboard_updates: int = Field(0, ge=0, description="newest updates kept for TensorBoard (an extra); 0: none")
+
+    @model_validator(mode="after")
+    def _tensorboard_is_installed(self) -> Self:
+        if self.tensorboard_updates > 0:
+            _require("tensorboard", "tensorboard_updates above 0", "tensorboard")
+        return self
+
+
 class LoggingSettings(Section):
     """What the daemon writes to stderr."""
 
@@ -336,6 +346,7 @@ class Settings(BaseSettings):
     watchdog: WatchdogSettings = WatchdogSettings()
     api: ApiSettings = ApiSettings()
     logging: LoggingSettings = LoggingSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     @model_validator(mode="after")
     def _engine_serves_what_is_learned(self) -> Self:

@@ -193,7 +193,7 @@ class Exchange:
             _log.warning("implicit signals were not read: %s", error, extra={"fields": fields})
             return
         for receipt in receipts:
-            services.metrics.feedback.labels(receipt.kind, receipt.status).inc()
+            services.metrics.observe_feedback(receipt.kind, receipt.status, negative=receipt.negative)
 
     # The rows. The database writes while the engine generates; its writer keeps their order.
 

@@ -28,7 +28,7 @@ async def record(
 ) -> FeedbackReceipt:
     """Lets ``add`` record what the caller says, in a thread, and counts what becomes of it."""
     services, caller = services_of(request), caller_of(request)
-    counted = services.metrics.feedback
+    metrics = services.metrics
     # An unknown kind is the client's text; it must not become a label.
     label = kind if kind in KINDS else "unknown"
     try:
@@ -43,9 +43,9 @@ async def record(
             **wanted.model_dump(),
         )
     except SelflearnError:
-        counted.labels(label, "rejected").inc()
+        metrics.observe_feedback(label, "rejected")
         raise
-    counted.labels(label, receipt.status).inc()
+    metrics.observe_feedback(label, receipt.status, negative=receipt.negative)
     return receipt
 
 

@@ -57,15 +57,23 @@ def watch(services: Services) -> None:
     def requests() -> None:
         known.requests_running.set(traffic.running)
         known.requests_waiting.set(traffic.waiting)
-        known.canary_share.set(traffic.canary_share)
+        canary = traffic.canary
+        known.set_canary(None if canary is None else (canary.version, weights(canary.version)), traffic.canary_share)
+
+    def weights(version: int) -> str:
+        """The hash of what was loaded: where it is not the registered one, that must show."""
+        loaded = services.rollouts.loaded_sha256(version)
+        return loaded or overview.weights_sha256(services.store, services.learner, version)
 
     def version() -> None:
         if (current := traffic.current) is not None:
-            number = current.version
-            known.set_served(number, overview.weights_sha256(services.store, services.learner, number))
+            known.set_served(current.version, weights(current.version))
+        named = overview.served(services.store, services.learner)
+        known.set_promoted(named["version"], named["sha256"], named["since"])
 
     def experience() -> None:
         found = funnel(services.store, services.learner)
+        known.set_funnel({stage["stage"]: stage["number"] for stage in found["stages"]})
         known.set_examples(found["examples"])
         quarantine = found["quarantine"]
         named = {reason: quarantine.get(reason, 0) for reason in QUARANTINE}

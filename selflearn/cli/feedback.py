@@ -67,8 +67,9 @@ def _send(context: typer.Context, given: dict[str, Any], as_json: bool) -> None:
 
         settings = session.settings.experience
         receipt = add_feedback(store, learner=session.learner, source=ACTOR, settings=settings, **given)
+        told = {name: value for name, value in asdict(receipt).items() if name != "negative"}
         named = {name: given[name] for name in ("interaction_id", "conversation")}
-        return {"object": "selflearn.feedback", **asdict(receipt), **named}
+        return {"object": "selflearn.feedback", **told, **named}
 
     done = session.either(lambda: session.call("POST", "/v1/feedback", given), local)
     message(done["detail"])

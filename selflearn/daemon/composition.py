@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from selflearn.api.services import Activity, Services
 from selflearn.config import ServingSettings, Settings
 from selflearn.daemon.engines import running_engine
+from selflearn.daemon.event_files import when_ended
+from selflearn.daemon.gauges import show_past, show_refusals
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.probing import AnchorProbe
 from selflearn.daemon.rollouts import Rollouts
@@ -69,8 +71,7 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
             activity = Activity(now)
             updates = _updates(store, settings, state, base, rollouts, metrics, activity, canaries, now)
             services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
-            metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
-            metrics.before_scrape(lambda: metrics.update_seconds_left.set(updates.seconds_left() or 0.0))
+            _show_learning(metrics, store, settings, updates)
             watchdog = _watchdog(store, settings, state, base, rollouts, traffic, metrics, now)
             try:
                 yield Daemon(services, rollouts, updates, watchdog)
@@ -79,6 +80,20 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
                 await traffic.close()
     finally:
         store.close()
+
+
+def _show_learning(metrics: Metrics, store: Store, settings: Settings, updates: Updates) -> None:
+    """Sets what metrics tell of learning: once what is known from before, and the present whenever they are read."""
+    show_past(metrics, store, settings.learner)
+    metrics.examples_needed.set(settings.learning.min_examples)
+
+    def present() -> None:
+        metrics.update_running.set(updates.is_running())
+        metrics.worker_alive.set(updates.worker_alive())
+        metrics.update_seconds_left.set(updates.seconds_left() or 0.0)
+        show_refusals(metrics, store, settings.learner)
+
+    metrics.before_scrape(present)
 
 
 def _load_base(serving: ServingSettings, state: Path) -> LoadedBase:
@@ -167,6 +182,7 @@ def _updates(
         loop=asyncio.get_running_loop(),
         canaries=canaries,
         cooling=lambda: why_cooling(store, settings.learner, settings.watchdog.cooldown_seconds, now),
+        when_ended=when_ended(store, settings.learner, state, settings.monitoring.tensorboard_updates),
         now=now,
     )
 

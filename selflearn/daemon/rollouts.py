@@ -295,11 +295,11 @@ class Rollouts:
         return found if found is not None and found.alive else None
 
     async def _put_into_service(self, generation: Generation, started: float) -> None:
-        sha256 = await asyncio.to_thread(overview.weights_sha256, self._store, self._learner, generation.version)
+        registered = await asyncio.to_thread(overview.weights_sha256, self._store, self._learner, generation.version)
         await self._traffic.swap(generation)  # nothing may fail after it: the caller would close what is served
         seconds = time.monotonic() - started
         self._metrics.swap_duration.observe(seconds)
-        self._metrics.set_served(generation.version, sha256)
+        self._metrics.set_served(generation.version, self.loaded_sha256(generation.version) or registered)
         logger.info("now serving", extra={"fields": {"version": generation.version, "seconds": seconds}})
 
     def _recover_from(self, broken: int, problem: str) -> None:

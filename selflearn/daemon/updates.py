@@ -18,7 +18,7 @@ from typing import Any
 
 from selflearn import overview
 from selflearn.config import JudgingSettings, LearningSettings
-from selflearn.daemon.gauges import show_verdict
+from selflearn.daemon.gauges import show_progress, show_verdict
 from selflearn.daemon.jobs import Base, make_job
 from selflearn.daemon.preemption import Preemption
 from selflearn.daemon.rebuilding import open_update_for
@@ -32,7 +32,7 @@ from selflearn.daemon.steps import (
     register_sealed,
     seal_candidate,
 )
-from selflearn.errors import Conflict, NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning
+from selflearn.errors import Conflict, NotEnoughExamples, SelflearnError, UpdateError, UpdateRunning, WorkerFailed
 from selflearn.experience import funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Verdict
@@ -72,6 +72,7 @@ class Updates:
         loop: asyncio.AbstractEventLoop,
         canaries: Sequence[CanaryPrompt] = (),
         cooling: Callable[[], str] = str,
+        when_ended: Callable[[int], None] = lambda update: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state, self._base = store, learner, state, base
@@ -79,6 +80,7 @@ class Updates:
         self._rollouts, self._metrics = rollouts, metrics
         self._idle_seconds, self._longest_wait = idle_seconds, longest_wait
         self._loop, self._now, self._cooling = loop, now, cooling
+        self._when_ended = when_ended  # called in the update's thread, as long as its files are there; must not raise
         self._lock = threading.Lock()
         self._running: Running | None = None
         self._not_enough: str | None = None
@@ -253,6 +255,7 @@ class Updates:
         finally:
             finished = self._now()
             self._metrics.observe_update(outcome, duration_seconds=finished - running.started_at, finished_at=finished)
+            self._when_ended(running.update)
             remove_tree(work)
             self._running = None
 
@@ -279,7 +282,7 @@ class Updates:
             reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
         verdict = judge(result, running.judging)
-        show_verdict(self._metrics, result, verdict)
+        show_verdict(self._metrics, result["measurements"]["weight_drift"], verdict.as_dict())
         if verdict.outcome == "promote" and not running.judging.dry_run:
             return self._promote(running, work, result, verdict)
         report = keep_candidate(
@@ -311,6 +314,9 @@ class Updates:
             return worker.wait(
                 self._learning.timeout_seconds, lambda line: self._saw(running, line), on_look=preemption.look
             )
+        except WorkerFailed:
+            self._metrics.worker_failures.inc()
+            raise
         finally:
             self._metrics.update_paused_seconds.inc(preemption.seconds)
 
@@ -318,12 +324,10 @@ class Updates:
         if running.forecast is not None:
             running.forecast.saw(line)
             self._speed = running.forecast.speed
-        if line.get("phase") == "training" and "steps" in line:
-            loss = float(line["loss"])
-            self._metrics.observe_progress(loss=loss, penalty_ratio=float(line["ewc"]) / loss if loss else None)
-            if line["step"] % 10 == 0:
-                fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}
-                logger.info("training", extra={"fields": {"update": running.update, **fields}})
+        show_progress(self._metrics, line)
+        if "steps" in line and line["step"] % 10 == 0:
+            fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}
+            logger.info("training", extra={"fields": {"update": running.update, **fields}})
         running.progress = {**running.progress, **line}
 
     def _promote(self, running: Running, work: Path, report: dict[str, Any], verdict: Verdict) -> str:

@@ -107,6 +107,7 @@ class Watchdog:
         self._forget_all_but(service, canary)
         # What is gone back to served before: its comparison with what came after it is over.
         if service is None or service.action != "promote":
+            self._metrics.hide_watched("before", "served")
             return None
         before, after = (
             self._live(connection, _before(service, self._most)),
@@ -134,6 +135,7 @@ class Watchdog:
         """Compares it with what is served beside it, since it began: the same hours, the same kind of questions."""
         canary = self._canary()
         if canary is None:
+            self._metrics.hide_watched("canary")
             return None
         connection = self._store.connection()
         beside, tried = self._pair(canary, served(connection, self._learner))

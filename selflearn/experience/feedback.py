@@ -16,6 +16,7 @@ from selflearn.config import ExperienceSettings
 from selflearn.errors import BadRequest, Conflict, NotFound
 from selflearn.experience.examples import Added, Offer, Origin, add_example
 from selflearn.experience.given import Given, check
+from selflearn.experience.live import is_negative
 from selflearn.experience.recording import count_redactions, load_interaction
 from selflearn.experience.redaction import pseudonym
 from selflearn.experience.signals import COMMENT, Kind, Role, Signal, objective_of, setting_of, switched_on
@@ -35,6 +36,7 @@ class FeedbackReceipt:
 
     It is ``accepted`` (with a new example), ``folded`` into a known example, ``quarantined`` (its example waits for
     the operator), or ``ignored``: recorded, but nothing comes of it. A reward of a conversation has no ``example_id``.
+    ``negative`` says that somebody whose word counts finds an answer bad.
     """
 
     id: str
@@ -42,6 +44,7 @@ class FeedbackReceipt:
     status: FeedbackStatus
     example_id: int | None
     detail: str
+    negative: bool = False
 
 
 def add_feedback(
@@ -125,6 +128,8 @@ def _record(
         receipt = FeedbackReceipt(origin.feedback_id, given.kind, "ignored", None, ignored)
     else:
         receipt = _learn_from(connection, origin, given, interactions, other, settings)
+        said = {"kind": given.kind, "value": given.value, "beaten": True}  # one of two compared answers is the worse
+        receipt = dataclasses.replace(receipt, negative=is_negative(said))
     connection.execute("UPDATE feedback SET status = ? WHERE id = ?", (receipt.status, receipt.id))
     return receipt
 

@@ -56,6 +56,8 @@ def test_every_kind(running: Running) -> None:
     assert [receipt["kind"] for receipt in receipts] == [given["kind"] for given in said]
     corrected = receipts[-1]["status"]  # of the others, what the tiny model happened to write may be held back
     assert corrected == "accepted"
+    # two preferences, a rating of -1 and a correction find an answer bad; a comment and a reward do not say so
+    assert "selflearn_negative_feedback_total 4.0" in running.http.get("/metrics").text
     objectives = [
         running.store.read("SELECT objective FROM examples WHERE id = ?", (receipt["example_id"],))[0]["objective"]
         for receipt in receipts
@@ -81,6 +83,9 @@ def test_events_are_off_until_they_are_switched_on(running: Running) -> None:
     assert response.status_code == 201
     assert (response.json()["status"], response.json()["example_id"]) == ("ignored", None)
     assert "switched off" in response.json()["detail"]
+    said = running.http.post("/v1/events", json={"interaction_id": ask(running).id, "event": "discarded"})
+    assert said.json()["status"] == "ignored"
+    assert "selflearn_negative_feedback_total 4.0" in running.http.get("/metrics").text
     check_error(running.http.post("/v1/events", json=body), 409, "duplicate_feedback")
     check_error(running.http.post("/v1/events", json={**body, "event": "liked"}), 400, "unknown_event", "event")
     check_error(
@@ -113,6 +118,7 @@ def test_what_people_do_is_read_once_it_is_switched_on(start: Callable[..., Runn
     metrics = running.http.get("/metrics").text
     assert 'selflearn_feedback_total{kind="comment",status="accepted"} 2.0' in metrics
     assert 'selflearn_feedback_total{kind="rating",status="accepted"}' in metrics
+    assert "selflearn_negative_feedback_total 3.0" in metrics
 
 
 def test_a_store_that_fails_while_signals_are_read_fails_no_chat(start: Callable[..., Running]) -> None:

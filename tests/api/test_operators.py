@@ -103,6 +103,17 @@ def test_metrics_count_by_route(running: Running) -> None:
     assert metric(running, "selflearn_requests_running") == 0
 
 
+def test_metrics_show_that_other_weights_answer_than_the_log_names(running: Running) -> None:
+    running.serve(1)
+    try:
+        text = running.http.get("/metrics").text
+        assert 'selflearn_version_info{sha256="",version="1"} 1.0' in text
+        assert f'selflearn_promoted_info{{sha256="{"ab" * 32}",version="0"}} 1.0' in text
+    finally:
+        running.serve(0)
+    assert 'version="1"' not in running.http.get("/metrics").text
+
+
 def test_the_page_says_what_this_is(running: Running) -> None:
     page = running.http.get("/", headers={"accept": "text/html"})
     assert page.headers["content-type"].startswith("text/html")

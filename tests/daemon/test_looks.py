@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.daemon.updates import Updates
+from selflearn.learning.trigger import Situation, reason_to_wait
 from selflearn.monitoring import Metrics
+from selflearn.monitoring.metrics import SKIPS
 from tests.experience.synthetic import insert
 from tests.stores import LEARNER, Bench
 
@@ -45,3 +48,20 @@ def test_why_it_does_not_learn(bench: Bench, columns: dict[str, Any], share: flo
     assert f'selflearn_learning_skipped_total{{reason="{reason}"}} 1.0' in metrics.exposition().decode()
     assert sentence in updates.status()["waiting_for"]
     assert bench.store.read("SELECT count(*) AS number FROM updates") == [{"number": 0}]
+
+
+def test_every_reason_has_its_series_from_the_start() -> None:
+    idle = Situation(running=False, paused=False, new_examples=0, waiting_seconds=0.0, idle_seconds=0.0)
+    changes: tuple[dict[str, Any], ...] = (
+        {"running": True},
+        {"rebuilding": "1 update"},
+        {"paused": True},
+        {"held": 3},
+        {"cooling": "after a rollback"},
+        {},
+        {"new_examples": 99},
+    )
+    found = [reason_to_wait(replace(idle, **change), LearningSettings()) for change in changes]
+    words = {reason[0] for reason in found if reason is not None}
+    assert len(words) == len(changes)
+    assert words <= set(SKIPS)

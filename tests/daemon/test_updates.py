@@ -48,6 +48,15 @@ def taught(daemon: Daemon, request: pytest.FixtureRequest) -> Daemon:
     return daemon
 
 
+def test_a_restart_forgets_nothing_that_alerts_ask_for(daemon: Daemon) -> None:
+    """It comes first: this daemon has promoted nothing itself yet."""
+    (row,) = rows(daemon.state, "SELECT finished_at FROM updates WHERE state = 'promoted'")
+    assert daemon.metric("selflearn_update_last_success_timestamp_seconds") == row["finished_at"]
+    assert daemon.metric('selflearn_gate_limit{check="weight_drift"}') == 9
+    assert daemon.metric("selflearn_examples_needed") == 24
+    assert daemon.metric("selflearn_update_running") == 0
+
+
 def test_one_update_at_a_time_and_cancel(taught: Daemon) -> None:
     served = taught.version()
     number = taught.learn()
@@ -56,6 +65,7 @@ def test_one_update_at_a_time_and_cancel(taught: Daemon) -> None:
     assert second.json()["error"]["code"] == "update_running"
     assert f"Update {number} is running" in second.json()["error"]["message"]
     taught.await_worker()
+    assert taught.metric("selflearn_update_running") == 1
     assert taught.post("/admin/learn/cancel").json() == {"cancelled": True}
     update = taught.await_update(number)
     assert (update["state"], update["reason"]) == ("cancelled", "an operator cancelled it")
@@ -75,6 +85,7 @@ def test_killed_worker_then_promotion_under_a_client_that_never_stops(taught: Da
     assert update["state"] == "failed"
     assert "ended with code -9" in update["reason"]
     assert taught.version() == served
+    assert taught.metric("selflearn_worker_failures_total") == 1
 
     with StreamingClient(taught) as client:
         until(lambda: client.answers)
