@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +52,8 @@ def serve(
 
     Exit code 1 if a request failed.
     """
+    import asyncio  # here: a fiftieth of a second that no other command needs
+
     numbers, added = _numbers(clients), _object(extra)
     session = session_of(context)
     address = (url or session.url).rstrip("/").removesuffix("/v1")
@@ -91,6 +92,8 @@ async def _measure(
 
 async def _first_model(target: Target) -> str:
     """The first model that the server lists."""
+    import asyncio
+
     try:
         async with asyncio.timeout(READ_SECONDS), target.connection() as connection:
             head = await connection.send("GET", "/v1/models")

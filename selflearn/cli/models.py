@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selflearn.cli.output import message, show, table
 from selflearn.cli.session import session_of
-from selflearn.config import Settings
+
+if TYPE_CHECKING:
+    from selflearn.config import Settings
 
 app = typer.Typer(help="Get and list base models.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selflearn.cli import status as status_command
+from selflearn.cli.alarms import alarms
 from selflearn.cli.output import message, moment, pairs, show, table
 from selflearn.cli.session import Session, session_of
 
@@ -124,6 +125,9 @@ def canary(
     message(f"Version {version} {answers} {share:.4g} of the conversations, version {done['served']} the others.")
     lines = [("canary", version), ("share", share), ("until", moment(done["until"])), ("served", done["served"])]
     show(done, as_json, lambda _: pairs(lines))
+
+
+app.command("alarms")(alarms)
 
 
 @app.command("promote")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from selflearn.cli.load import Sample, Target, ask, chat_body, level, percentile, stream_load
-from selflearn.cli.wire import Address
+from selflearn.cli.transport import Address
 from selflearn.errors import DaemonUnreachable
 from tests.api.server import Running
 from tests.cli.conftest import Command
