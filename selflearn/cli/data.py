@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from selflearn.cli.output import message, moment, pairs, show, table, tree
+from selflearn.cli.output import confirm, message, moment, pairs, show, table, tree
 from selflearn.cli.session import Session, session_of
 from selflearn.cli.why import names_interaction
 
@@ -129,7 +129,7 @@ def quarantine(
     body = {"reason": reason, **({"examples": examples} if examples else {"source": source})}
     if source is not None and not (yes or dry_run):
         number = _quarantine(session, {**body, "dry_run": True})["quarantined"]
-        typer.confirm(f"Put {number} examples of {source} into quarantine?", abort=True, err=True)
+        confirm(f"Put {number} examples of {source} into quarantine?")
     done = _quarantine(session, {**body, "dry_run": dry_run})
     _tell(done)
     show(done, as_json, lambda data: pairs([(name, data[name]) for name in ("quarantined", "unchanged")]))
