@@ -79,9 +79,9 @@ def back_up(
     """Makes a backup, while a daemon runs or not; returns what ``backup.json`` says, its ``directory`` and ``sha256``.
 
     ``destination`` must not exist; without one it is named by the time, in ``backups`` of the state directory. A
-    version whose files are damaged is left out and named in ``left_out``. ``tell`` is told each step and its share, from
-    0 to 1. Raises :class:`Conflict` (the destination
-    exists), :class:`NotFound` (no database) or :class:`StateError` (it cannot be read or written).
+    version whose files are damaged is left out and named in ``left_out``. ``tell`` is told each step, and how much is
+    done, from 0 to 1. Raises :class:`Conflict` (the destination exists), :class:`NotFound` (no database) or
+    :class:`StateError` (it cannot be read or written).
     """
     at = now()
     target = destination if destination is not None else backups_directory(state) / moment_name(at)

@@ -111,7 +111,7 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
 @app.command("quarantine")
 def quarantine(
     context: typer.Context,
-    examples: Annotated[list[int] | None, typer.Argument(metavar="[N]...", min=1, help="Numbers of examples.")] = None,
+    examples: Annotated[list[int] | None, typer.Argument(metavar="N...", min=1, help="Numbers of examples.")] = None,
     source: Annotated[str | None, typer.Option(metavar="NAME", help="All that came from this source.")] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")] = False,

@@ -99,7 +99,7 @@ def vacuum(context: typer.Context, as_json: Json = False) -> None:
 def backup(
     context: typer.Context,
     destination: Annotated[
-        Path | None, typer.Argument(metavar="[DEST]", help="A new directory; backups/TIME in the state if left out.")
+        Path | None, typer.Argument(metavar="DEST", help="A new directory; backups/TIME in the state if left out.")
     ] = None,
     as_json: Json = False,
 ) -> None:

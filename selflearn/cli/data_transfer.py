@@ -56,7 +56,7 @@ def import_(
 @app.command("export")
 def export(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to (default: standard output).")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to (default: standard output).")] = None,
     format_: Annotated[str, typer.Option("--format", help=f"{FORMATS}.")] = "chat",
     state: Annotated[
         list[str] | None, typer.Option(help="Only examples in this state; several times for several.")

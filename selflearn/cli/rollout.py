@@ -134,7 +134,7 @@ app.command("alarms")(alarms)
 def promote(
     context: typer.Context,
     version: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=1, help="A version that passed the gate; the canary if left out.")
+        int | None, typer.Argument(metavar="N", min=1, help="A version that passed the gate; the canary if left out.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Serve it although the gate did not promote it.")] = False,
     reason: Reason = DEFAULT_REASON,
@@ -192,7 +192,7 @@ def pin(
 def unpin(
     context: typer.Context,
     version: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=0, help="Its number; the held one, or the only one, if left out.")
+        int | None, typer.Argument(metavar="N", min=0, help="Its number; the held one, or the only one, if left out.")
     ] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,
@@ -246,7 +246,7 @@ def undo(
 def rollback(
     context: typer.Context,
     to: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=0, help="Version to go back to; the one before if left out.")
+        int | None, typer.Argument(metavar="N", min=0, help="Version to go back to; the one before if left out.")
     ] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,

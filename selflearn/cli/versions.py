@@ -43,7 +43,7 @@ def show_(context: typer.Context, number: Version, as_json: Json = False) -> Non
 @app.command("verify")
 def verify(
     context: typer.Context,
-    number: Annotated[int | None, typer.Argument(metavar="[N]", min=0, help="One version; all if left out.")] = None,
+    number: Annotated[int | None, typer.Argument(metavar="N", min=0, help="One version; all if left out.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check every file of a version against its manifest, and that what answers is what the rollout log names.

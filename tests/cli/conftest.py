@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import socket
 import sys
@@ -32,6 +33,13 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+class Terminal(io.StringIO):
+    """Standard input at which somebody sits and types."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Command(Protocol):

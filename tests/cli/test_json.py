@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 
+from selflearn.cli.commands import walk
 from selflearn.cli.json_shapes import SHAPES, examples_of, main, schema_of
 from selflearn.cli.main import app
 from selflearn.versions.alarms import raise_alarm
@@ -27,7 +28,9 @@ PAGE = ROOT / "docs" / "json.md"
 #: Commands that need more than a state directory of small rows; the tests that run them hold them to their shapes.
 ELSEWHERE = {
     "backtest": "tests/backtest/test_backtest.py",
+    "bench": "tests/cli/test_bench.py",
     "bench serve": "tests/cli/test_bench.py",
+    "chat": "tests/cli/test_chat.py",
     "demo": "tests/cli/test_demo.py",
     "distil": "tests/cli/test_adapters.py",
     "evaluate": "tests/cli/test_evaluate.py",
@@ -40,6 +43,7 @@ ELSEWHERE = {
 #: Asked of a state directory while no daemon runs, in this order. ``{}`` are filled in from what is there.
 STOPPED = (
     "status",
+    "doctor --quick",
     "why {second}",
     "why {refused}",
     "why {interaction}",
@@ -146,17 +150,15 @@ def problems(words: str, outcome: Outcome) -> list[str]:
     return []
 
 
-def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+def commands() -> Iterator[str]:
     """Every command that takes ``--json``."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*path, name))
-        elif any("--json" in option.opts for option in command.params):
-            yield " ".join((*path, name))
+    for path, command in walk(get_command(app)):
+        if any("--json" in option.opts for option in command.params):
+            yield " ".join(path)
 
 
 def test_every_command_has_a_shape_that_a_test_holds_it_to() -> None:
-    assert set(SHAPES) == set(commands(get_command(app))), "a command's shape belongs into selflearn.cli.json_shapes"
+    assert set(SHAPES) == set(commands()), "a command's shape belongs into selflearn.cli.json_shapes"
     here = {name_of(words) for words in STOPPED}
     assert here | set(ELSEWHERE) == set(SHAPES)
     for command, file in ELSEWHERE.items():
