@@ -18,9 +18,9 @@ Generated from the commands by `python -m selflearn.cli.reference docs/cli.md`; 
 
 `selflearn [--state DIR] [--config FILE] [--url URL] COMMAND`. A command asks the daemon; where none answers, it reads
 and writes the state directory itself, wherever that can be done without a model. Results go to standard output: tables
-on a terminal, aligned text in a pipe, JSON with `--json` (its shapes are in [json.md](json.md)). Messages, questions and
-progress go to standard error. With `NO_COLOR` there are no colours. What cannot be undone is asked for; `--yes` says it
-in advance, and where there is no terminal to ask at, nothing is done without it.
+on a terminal, aligned text in a pipe, JSON with `--json` (its shapes are in [json.md](json.md)). Messages, questions
+and progress go to standard error. With `NO_COLOR` there are no colours. What cannot be undone is asked for; `--yes`
+says it in advance, and where there is no terminal to ask at, nothing is done without it.
 
 | exit code | meaning |
 |---|---|

@@ -13,6 +13,7 @@ from selflearn.lazy import attributes_of
 if TYPE_CHECKING:
     from selflearn.versions.adapters import seal
     from selflearn.versions.canaries import abort_broken, abort_canary, end_expired, promote, start_canary
+    from selflearn.versions.comparison import compare_served
     from selflearn.versions.influence import why_interaction
     from selflearn.versions.lineage import why
     from selflearn.versions.manifest import ADAPTER, MANIFEST, Manifest, read_manifest, verify, write_manifest
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         undo_target,
         verify_registered,
     )
-    from selflearn.versions.verification import compare_served, verify_all
+    from selflearn.versions.verification import verify_all
 
 __all__ = [
     "ADAPTER",
@@ -98,6 +99,7 @@ if not TYPE_CHECKING:
         {
             "adapters": "seal",
             "canaries": "abort_broken abort_canary end_expired promote start_canary",
+            "comparison": "compare_served",
             "influence": "why_interaction",
             "lineage": "why",
             "manifest": "ADAPTER MANIFEST Manifest read_manifest verify write_manifest",
@@ -108,6 +110,6 @@ if not TYPE_CHECKING:
             "registry": "close_update ensure_learner list_versions open_update register show_version verify_version",
             "rollouts": "Canary Change append history note "
             "roll_back running_canary served undo_target verify_registered",
-            "verification": "compare_served verify_all",
+            "verification": "verify_all",
         },
     )

@@ -14,13 +14,10 @@ from typer.main import get_command
 from selflearn.cli.commands import walk
 from selflearn.cli.json_shapes import SHAPES, examples_of, main, schema_of
 from selflearn.cli.main import app
-from selflearn.versions.alarms import raise_alarm
 from tests.api.server import Running
-from tests.cli.conftest import Command, Outcome
-from tests.rows import chat, question
+from tests.cli.conftest import Command, Outcome, filled
 from tests.shapes import conforms
-from tests.stores import LEARNER, Bench
-from tests.versions.candidates import promote_new
+from tests.stores import Bench
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "json.md"
@@ -130,10 +127,6 @@ FAILING = (
 )
 
 
-def filled(words: str, **given: Any) -> list[str]:
-    return [word.format(**given) for word in words.split()]
-
-
 def name_of(words: str) -> str:
     """The command that some words begin with."""
     return max((name for name in SHAPES if f"{words} ".startswith(f"{name} ")), key=len)
@@ -180,28 +173,6 @@ def test_a_page_that_says_something_else_is_found(tmp_path: Path) -> None:
     assert main(["--check", str(page)]) == 1
     assert main([str(page)]) == 0
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def names(bench: Bench, state: Path, tmp_path: Path, command: Command) -> dict[str, Any]:
-    """Two versions, a refused update, an alarm, an answer, a file to import and a key file."""
-    first, second = promote_new(bench, state, 0), promote_new(bench, state, 100)
-    for number in range(12):
-        bench.correct(f"question {300 + number}", f"answer {number}")
-    refused = bench.begin_update()
-    bench.refuse(refused)
-    interaction = bench.interaction()
-    bench.feedback(interaction, "rating", value=-1.0)
-    detail = {"reason": "more was said against it", "before": 0.02, "after": 0.2}
-    given: dict[str, Any] = {"learner": LEARNER, "version": second, "detail": detail, "at": bench.now()}
-    bench.store.write(lambda it: raise_alarm(it, signal="negative_feedback", action="none", **given))
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(chat(question(n), "The miller.")) + "\n" for n in range(3)), encoding="utf-8")
-    assert command("keys", "add", "ann", "--role", "client", "--keys-file", tmp_path / "keys").code == 0
-    (state / "models" / "tiny").mkdir(parents=True)
-    (state / "models" / "tiny" / "config.json").write_text("{}")
-    places = {"rows": rows, "away": tmp_path}
-    return {"first": first, "second": second, "refused": refused, "interaction": interaction, **places}
 
 
 def test_on_a_state_directory(command: Command, bench: Bench, names: dict[str, Any]) -> None:
