@@ -14,7 +14,6 @@ from selflearn.cli.commands import walk
 from selflearn.cli.examples import EXAMPLES
 from selflearn.cli.main import app
 from tests.cli.conftest import Command, filled
-from tests.stores import Bench
 
 #: What is said to a state directory without a daemon, in this order, and how it ends.
 TABLE = (
@@ -165,20 +164,26 @@ def test_typos_are_answered_with_what_was_meant(command: Command) -> None:
         assert meant in outcome.err
 
 
-def test_every_command_has_examples_that_fit_it(command: Command, bench: Bench) -> None:
-    del bench
-    known = {" ".join(path): each for path, each in walk(get_command(app)) if path}
+def test_every_command_has_examples_that_fit_it() -> None:
+    root = get_command(app)
+    known = {" ".join(path): each for path, each in walk(root) if path}
     assert set(EXAMPLES) == set(known)
     for name, examples in EXAMPLES.items():
         assert examples, name
         for words, _ in examples:
-            parsed(get_command(app), shlex.split(words.partition(" | ")[0].partition(" < ")[0]), name)
-        shown = command(*name.split(), "--help")
-        assert shown.code == 0
-        for words, _ in examples:
-            assert f"$ selflearn {words}" in " ".join(shown.out.split()), f"{name}: {words}"
-        options = shown.out.find("─ Options")
-        assert shown.out.find("$ selflearn") < (options if options >= 0 else len(shown.out))
+            parsed(root, shlex.split(words.partition(" | ")[0].partition(" < ")[0]), name)
+            assert f"$ selflearn {words}" in known[name].help
+
+
+@pytest.mark.parametrize("name", ["learn now", "data", "data forget", "rollback"])
+def test_help_tells_examples_before_options(name: str, command: Command) -> None:
+    shown = command(*name.split(), "--help")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    (options,) = [number for number, line in enumerate(lines) if "─ Options" in line]
+    for words, _ in EXAMPLES[name]:
+        assert any(f"$ selflearn {words}" in line for line in lines[:options])
+    assert max(map(len, lines)) <= 80
 
 
 def parsed(group: Any, words: list[str], name: str) -> None:
