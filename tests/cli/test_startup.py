@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,31 +10,9 @@ import pytest
 import selflearn.experience
 import selflearn.versions
 from selflearn.cli.commands import PLACES, load
-from tests.api.server import Running
+from tests.cli.imports import HEAVY, imported
 from tests.stores import Bench
 from tests.versions.candidates import promote_new
-
-#: Each takes a twentieth of a second to import, or far more.
-HEAVY = {"torch", "transformers", "peft", "pandas", "pyarrow", "numpy", "scipy", "datasketch", "sqlite_utils", "jinja2"}
-HEAVY |= {"phonenumbers", "httpx", "starlette", "uvicorn", "matplotlib", "sklearn", "apscheduler", "prometheus_client"}
-PROGRAM = """
-import json, sys
-from selflearn.cli.main import main
-try:
-    main()
-except SystemExit as ended:
-    code = ended.code or 0
-print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
-"""
-
-
-def imported(*arguments: object) -> set[str]:
-    """The modules that a command has imported by its end; it must succeed."""
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    code, modules = json.loads(done.stderr.splitlines()[-1])
-    assert code == 0, done.stderr[:2000]
-    return set(modules)
 
 
 def test_help_needs_no_more_than_the_library_that_prints_it() -> None:
@@ -50,11 +26,6 @@ def test_what_is_asked_of_a_state_directory_needs_no_heavy_library(bench: Bench,
     for words in (["status"], ["rollback", "--dry-run"], ["rollback"], ["rollout", "history"]):
         assert not imported(*given, *words) & (HEAVY | {"rich"}), words
     assert bench.served() == first
-
-
-def test_what_is_asked_of_a_daemon_needs_not_even_the_database(running: Running) -> None:
-    for words in (["status"], ["learn", "status"]):
-        assert not imported("--url", running.url, *words) & (HEAVY | {"rich"}), words
 
 
 @pytest.mark.parametrize("name", PLACES)
