@@ -70,6 +70,14 @@ def test_every_number_of_clients_gets_its_figures(command: Command, running: Run
         assert 0 < each["first_token_seconds"]["p50"] <= each["first_token_seconds"]["p99"] <= each["seconds"]
 
 
+def test_by_itself_it_measures_the_running_daemon_shortly(command: Command, running: Running) -> None:
+    outcome = command("--url", running.url, "bench", "--tokens", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    found = conforms("bench", json.loads(outcome.out))
+    assert found["url"] == running.url
+    assert [(each["clients"], each["requests"], each["failed"]) for each in found["levels"]] == [(1, 2, 0), (8, 16, 0)]
+
+
 def test_the_address_may_be_the_global_one_and_end_in_v1(command: Command, running: Running) -> None:
     outcome = command("--url", running.url + "/v1", "bench", "serve", "--clients", 1, "--tokens", 2, "--requests", 1)
     assert outcome.code == 0, outcome.err
