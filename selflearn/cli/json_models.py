@@ -169,7 +169,7 @@ class Answered(Strict):
     finish_reason: str | None
 
 
-class Check(Strict):
+class Diagnosis(Strict):
     check: str
     level: Literal["ok", "warn", "fail"]
     found: str
@@ -180,7 +180,7 @@ class Examination(Strict):
     """What the doctor found."""
 
     worst: Literal["ok", "warn", "fail"]
-    checks: list[Check]
+    checks: list[Diagnosis]
 
 
 class Expectation(Strict):
