@@ -51,6 +51,7 @@ check: $(VENV)/.checks-installed $(BIN)/promtool
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m selflearn.cli.reference --check docs/configuration.md
+	$(BIN)/python -m selflearn.cli.reference --check docs/cli.md
 	$(BIN)/selflearn models pull
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 

@@ -70,12 +70,18 @@ def moment_name(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
-def back_up(state: Path, destination: Path | None = None, now: Callable[[], float] = time.time) -> dict[str, Any]:
+def back_up(
+    state: Path,
+    destination: Path | None = None,
+    now: Callable[[], float] = time.time,
+    tell: Callable[[str, float], None] = lambda step, share: None,
+) -> dict[str, Any]:
     """Makes a backup, while a daemon runs or not; returns what ``backup.json`` says, its ``directory`` and ``sha256``.
 
     ``destination`` must not exist; without one it is named by the time, in ``backups`` of the state directory. A
-    version whose files are damaged is left out and named in ``left_out``. Raises :class:`Conflict` (the destination
-    exists), :class:`NotFound` (no database) or :class:`StateError` (it cannot be read or written).
+    version whose files are damaged is left out and named in ``left_out``. ``tell`` is told each step, and how much is
+    done, from 0 to 1. Raises :class:`Conflict` (the destination exists), :class:`NotFound` (no database) or
+    :class:`StateError` (it cannot be read or written).
     """
     at = now()
     target = destination if destination is not None else backups_directory(state) / moment_name(at)
@@ -88,7 +94,7 @@ def back_up(state: Path, destination: Path | None = None, now: Callable[[], floa
         raise Conflict(f"{target} exists already; a backup never replaces anything. Name another place.", code="exists")
     try:
         with _incomplete(target) as place:
-            contents = _fill(state, place, at)
+            contents = _fill(state, place, at, tell)
             _complete(place, target)
     except (OSError, sqlite3.Error) as error:
         raise StateError(
@@ -131,10 +137,10 @@ def _sweep(path: Path) -> None:
             remove_tree(path)
 
 
-def _fill(state: Path, place: Path, at: float) -> dict[str, Any]:
+def _fill(state: Path, place: Path, at: float, tell: Callable[[str, float], None]) -> dict[str, Any]:
     """Copies the database, then the versions that the copy knows; writes down what there is."""
     database = place / DATABASE
-    copy_database(database_path(state), database)
+    copy_database(database_path(state), database, lambda share: tell("copying the database", share / 2))
     reach("mid-backup")
     check_database(database)
     with read_only(database) as copy:
@@ -142,7 +148,8 @@ def _fill(state: Path, place: Path, at: float) -> dict[str, Any]:
         registered = {row["id"]: row["manifest_sha256"] for row in found if row.get("removed_at") is None}
         facts = _facts(copy)
     left_out: dict[str, str] = {}
-    for number, expected in registered.items():
+    for done, (number, expected) in enumerate(registered.items()):
+        tell(f"copying version {number}", (1 + done / len(registered)) / 2)
         try:
             copy_version(version_directory(state, number), version_directory(place, number), expected)
         except VersionDamaged as error:
@@ -156,14 +163,17 @@ def _fill(state: Path, place: Path, at: float) -> dict[str, Any]:
     return contents
 
 
-def copy_database(source: Path, target: Path) -> None:
-    """SQLite's online backup of one moment: writers go on meanwhile, and what they write is not in it."""
+def copy_database(source: Path, target: Path, tell: Callable[[float], None] = lambda share: None) -> None:
+    """SQLite's online backup of one moment: writers go on meanwhile, and what they write is not in it.
+
+    ``tell`` is told the share that is copied.
+    """
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     with contextlib.closing(connect(source)) as reading, contextlib.closing(sqlite3.connect(target)) as writing:
         # With the snapshot held, what others write does not make SQLite begin again, as it otherwise would.
         reading.execute("BEGIN")
         reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        reading.backup(writing, pages=_PAGES)
+        reading.backup(writing, pages=_PAGES, progress=lambda _, left, pages: tell(1 - left / max(1, pages)))
         reading.execute("ROLLBACK")
     sync(target)
 

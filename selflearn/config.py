@@ -6,6 +6,7 @@ the defaults, which serve a newcomer on a laptop. Rooms receive their own sectio
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from selflearn.errors import ConfigurationError
 
+#: The file that :func:`load` reads; a class of its own for each file would be built anew each time.
+_FILE: ContextVar[Path | None] = ContextVar("_FILE", default=None)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -367,7 +370,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings
+        file = _FILE.get()
+        from_file = () if file is None else (TomlConfigSettingsSource(settings_cls, file),)
+        return init_settings, env_settings, *from_file
 
 
 def load(config_file: Path | None = None, **flags: Any) -> Settings:
@@ -378,23 +383,15 @@ def load(config_file: Path | None = None, **flags: Any) -> Settings:
     file = config_file or Path("selflearn.toml")
     if config_file is not None and not config_file.is_file():
         raise ConfigurationError(f"There is no configuration file {config_file}. Give an existing file to --config.")
-
-    class FromFile(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            *sources: PydanticBaseSettingsSource,
-            **named: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return named["init_settings"], named["env_settings"], TomlConfigSettingsSource(settings_cls, file)
-
+    token = _FILE.set(file)
     try:
-        return FromFile(**flags)
+        return Settings(**flags)
     except ValidationError as error:
         raise ConfigurationError(explain(error)) from error
     except ValueError as error:
         raise ConfigurationError(f"The configuration cannot be read: {error}") from error
+    finally:
+        _FILE.reset(token)
 
 
 def explain(error: ValidationError) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selflearn.cli.loading import Tell, find, judge_anchors, load_below, model_directory, progress
+from selflearn.cli.loading import find, judge_anchors, load_below, model_directory
 from selflearn.cli.output import pairs, show, table
+from selflearn.cli.progress import Tell, bar
 from selflearn.cli.session import Session, session_of
 from selflearn.cli.versions import Json, Version, app
 
@@ -91,7 +92,7 @@ def compact(
 
     session = session_of(context)
     subject = find(session, number)
-    with new_directory(to) as work, progress() as tell:
+    with new_directory(to) as work, bar() as tell:
         base = load_below(session, subject)
         anchors = judge_anchors(session, base, tell)
         sequences = _sequences(session, subject, base, JUDGED, objective="supervised")
@@ -174,7 +175,7 @@ def distil(
         steps, batch_size, rate, temperature, held_back, seed, session.settings.learning.batch_tokens
     )
     subject = find(session, number)
-    with new_directory(to) as work, progress() as tell:
+    with new_directory(to) as work, bar() as tell:
         told = _distil(session, subject, student, options, work, tell)
         size = _size(work)
     show({"version": number, "directory": str(to.absolute()), **told, "bytes": size}, as_json, _print)

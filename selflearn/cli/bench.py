@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selflearn.cli.output import Cell, message, show, table
-from selflearn.cli.session import READ_SECONDS, session_of
+from selflearn.cli.session import READ_SECONDS, Session, session_of
 from selflearn.errors import DaemonUnreachable
 
 if TYPE_CHECKING:
     from selflearn.cli.load import Level, Target
 
-app = typer.Typer(help="Measure how fast a server answers.", no_args_is_help=True)
+app = typer.Typer()
 FAILED = 1
 HEADINGS = (
     "clients",
@@ -33,9 +32,20 @@ HEADINGS = (
 )
 
 
-@app.callback()
-def bench() -> None:
-    """Measure how fast a server answers."""
+Tokens = Annotated[int, typer.Option(min=1, help="Longest answer; all are greedy.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def bench(context: typer.Context, tokens: Tokens = 32, as_json: Json = False) -> None:
+    """Measure the running daemon, shortly: time to first token and tokens per second, with 1 client and with 8.
+
+    What it asks is recorded as any other question is. Exit code 1 if a request failed.
+    """
+    if context.invoked_subcommand is None:
+        session = session_of(context)
+        session.call("GET", "/v1/models")
+        _bench(session, session.url, [1, 8], requests=2, tokens=tokens, as_json=as_json)
 
 
 @app.command("serve")
@@ -43,11 +53,11 @@ def serve(
     context: typer.Context,
     url: Annotated[str | None, typer.Option(help="The server; any that speaks the OpenAI API (default: ours).")] = None,
     clients: Annotated[str, typer.Option(help="Clients at once, one measurement for each number.")] = "1,8,32",
-    tokens: Annotated[int, typer.Option(min=1, help="Longest answer; all are greedy.")] = 64,
+    tokens: Tokens = 64,
     requests: Annotated[int, typer.Option(min=1, help="Questions that each client asks.")] = 4,
     model: Annotated[str | None, typer.Option(help="Model to ask for (default: the first that is listed).")] = None,
     extra: Annotated[str, typer.Option(help="JSON object that is put into every request.")] = "{}",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Stream chat answers with some clients at once: throughput, time to first token, time per token.
 
@@ -55,8 +65,25 @@ def serve(
     """
     numbers, added = _numbers(clients), _object(extra)
     session = session_of(context)
-    address = (url or session.url).rstrip("/").removesuffix("/v1")
-    levels = asyncio.run(_measure(address, model, session.headers, added, numbers, requests, tokens))
+    options: dict[str, Any] = {"model": model, "extra": added, "requests": requests, "tokens": tokens}
+    _bench(session, url or session.url, numbers, **options, as_json=as_json)
+
+
+def _bench(
+    session: Session,
+    url: str,
+    clients: Sequence[int],
+    *,
+    requests: int,
+    tokens: int,
+    as_json: bool,
+    model: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    import asyncio  # here: a fiftieth of a second that no other command needs
+
+    address = url.rstrip("/").removesuffix("/v1")
+    levels = asyncio.run(_measure(address, model, session.headers, extra or {}, clients, requests, tokens))
     found = {"url": address, "tokens": tokens, "levels": [each.as_dict() for each in levels]}
     show(found, as_json, lambda _: table(HEADINGS, [_row(each) for each in levels]))
     for error in sorted({error for each in levels for error in each.errors}):
@@ -91,6 +118,8 @@ async def _measure(
 
 async def _first_model(target: Target) -> str:
     """The first model that the server lists."""
+    import asyncio
+
     try:
         async with asyncio.timeout(READ_SECONDS), target.connection() as connection:
             head = await connection.send("GET", "/v1/models")

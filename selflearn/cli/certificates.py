@@ -9,6 +9,7 @@ import typer
 
 from selflearn.cli.data import app
 from selflearn.cli.output import message, moment, pairs, show, table
+from selflearn.cli.progress import spinner
 from selflearn.cli.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ def wait_for_rebuild(session: Session, begun: int) -> int:
 
     Raises ``DaemonUnreachable`` if no daemon runs that could make them.
     """
-    while session.call("GET", "/admin/learn")["rebuild"] is not None:
-        time.sleep(POLL_SECONDS)
+    with spinner("making versions again") as tell:
+        while (rebuild := session.call("GET", "/admin/learn")["rebuild"]) is not None:
+            tell(f"making versions again: {len(rebuild['made'])} made, {rebuild['left']} left")
+            time.sleep(POLL_SECONDS)
     found = session.call("GET", "/admin/data/certificates")["certificates"]
     return next((int(row["certificate"]) for row in found if row["follows"] == begun), begun)
 

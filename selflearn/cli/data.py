@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from selflearn.cli.output import message, moment, pairs, show, table, tree
+from selflearn.cli.output import confirm, message, moment, pairs, show, table, tree
 from selflearn.cli.session import Session, session_of
 from selflearn.cli.why import names_interaction
 
@@ -111,7 +111,7 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
 @app.command("quarantine")
 def quarantine(
     context: typer.Context,
-    examples: Annotated[list[int] | None, typer.Argument(metavar="[N]...", min=1, help="Numbers of examples.")] = None,
+    examples: Annotated[list[int] | None, typer.Argument(metavar="N...", min=1, help="Numbers of examples.")] = None,
     source: Annotated[str | None, typer.Option(metavar="NAME", help="All that came from this source.")] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")] = False,
@@ -129,7 +129,7 @@ def quarantine(
     body = {"reason": reason, **({"examples": examples} if examples else {"source": source})}
     if source is not None and not (yes or dry_run):
         number = _quarantine(session, {**body, "dry_run": True})["quarantined"]
-        typer.confirm(f"Put {number} examples of {source} into quarantine?", abort=True, err=True)
+        confirm(f"Put {number} examples of {source} into quarantine?")
     done = _quarantine(session, {**body, "dry_run": dry_run})
     _tell(done)
     show(done, as_json, lambda data: pairs([(name, data[name]) for name in ("quarantined", "unchanged")]))

@@ -9,7 +9,8 @@ import typer
 
 from selflearn.cli.certificates import wait_for_rebuild
 from selflearn.cli.data import app
-from selflearn.cli.output import message, moment, pairs, show
+from selflearn.cli.output import confirm, message, moment, pairs, show
+from selflearn.cli.progress import bar
 from selflearn.cli.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def forget(
         if dry_run or not _any(found):
             show(found, as_json, _print_forgotten)
             return
-        typer.confirm("Delete it for good?", abort=True, err=True)
+        confirm("Delete it for good?")
     done = _forget(session, {**body, "dry_run": False})
     _tell_forgotten(done)
     if wait and done["to_rebuild"]:
@@ -98,7 +99,7 @@ def vacuum(context: typer.Context, as_json: Json = False) -> None:
 def backup(
     context: typer.Context,
     destination: Annotated[
-        Path | None, typer.Argument(metavar="[DEST]", help="A new directory; backups/TIME in the state if left out.")
+        Path | None, typer.Argument(metavar="DEST", help="A new directory; backups/TIME in the state if left out.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -112,7 +113,8 @@ def backup(
     else:
         from selflearn.backup import back_up
 
-        done = back_up(session.settings.state, destination)
+        with bar() as tell:
+            done = back_up(session.settings.state, destination, tell=tell)
     for name, problem in done["left_out"].items():
         message(f"Left out: {name}. {problem}")
     show(done, as_json, _print_backup)
@@ -131,7 +133,7 @@ def restore(
     session = session_of(context)
     state = session.settings.state
     if occupied(state) and not yes:
-        yes = typer.confirm(f"{state} has a state already. Keep it aside and restore?", abort=True, err=True)
+        yes = confirm(f"{state} has a state already. Keep it aside and restore?")
     done = restore_here(source, state, actor=session.actor, replace=yes)
     if done["forgotten_again"]:
         message(

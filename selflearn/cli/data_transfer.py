@@ -13,6 +13,7 @@ import typer
 
 from selflearn.cli.data import app
 from selflearn.cli.output import message, pairs, show
+from selflearn.cli.progress import spinner
 from selflearn.cli.session import Session, session_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def import_(
 @app.command("export")
 def export(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to (default: standard output).")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to (default: standard output).")] = None,
     format_: Annotated[str, typer.Option("--format", help=f"{FORMATS}.")] = "chat",
     state: Annotated[
         list[str] | None, typer.Option(help="Only examples in this state; several times for several.")
@@ -72,16 +73,16 @@ def export(
     session = session_of(context)
     chosen = _format(format_) or "chat"
     query = {"format": chosen, "state": state or [], "source": source or [], "metadata": with_metadata}
-    with written_file(file, force=force) as output:
+    with written_file(file, force=force) as output, spinner("exporting") as tell:
 
         def local(store: Store) -> int:
             from selflearn.experience.transfer.exporting import Selection, export_lines
 
             selection = Selection(chosen, state or (), source or (), with_metadata)
-            return _write(output, export_lines(store, session.learner, selection))
+            return _write(output, export_lines(store, session.learner, selection), tell)
 
         def remote() -> int:
-            return _write(output, session.stream(f"/admin/data/export?{urlencode(query, doseq=True)}"))
+            return _write(output, session.stream(f"/admin/data/export?{urlencode(query, doseq=True)}"), tell)
 
         number = session.either(remote, local)
     message(f"{number} example{'' if number == 1 else 's'} exported.")
@@ -140,10 +141,11 @@ def _print_counts(done: dict[str, Any]) -> None:
     pairs([("source", done["source"]), *((name, done[name]) for name in NUMBERS)])
 
 
-def _write(output: IO[bytes], chunks: Iterator[bytes]) -> int:
+def _write(output: IO[bytes], chunks: Iterator[bytes], tell: Callable[[str], None]) -> int:
     """Writes chunks of lines; returns how many lines there were."""
     number = 0
     for chunk in chunks:
         output.write(chunk)
         number += chunk.count(b"\n")
+        tell(f"exporting: {number} examples")
     return number

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from selflearn.cli.evaluate import interval_text
-from selflearn.cli.loading import find, load_versions, progress
+from selflearn.cli.loading import find, load_versions
 from selflearn.cli.output import message, show, table, text_of
+from selflearn.cli.progress import bar
 from selflearn.cli.reading import MAX_ROWS, AnswerTokens, Data, read_material
 from selflearn.cli.session import Session, session_of
 from selflearn.cli.versions import Json, app
@@ -36,7 +37,7 @@ def diff(
     from selflearn.learning.care.observing import Options
 
     session = session_of(context)
-    with progress() as tell:
+    with bar() as tell:
         base, (one, two) = load_versions(session, [first, second])
         read = read_material(session, base, data, MAX_ROWS, tell)
         pair = Pair(base, one, two, Options(answer_tokens, session.settings.learning.batch_tokens), tell)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selflearn.cli.loading import Tell, load_versions, progress
+from selflearn.cli.loading import load_versions
 from selflearn.cli.output import DASH, message, show, table, text_of
+from selflearn.cli.progress import Tell, bar
 from selflearn.cli.reading import MAX_ROWS, AnswerTokens, Data, Read, read_material
 from selflearn.cli.session import session_of
 from selflearn.cli.versions import Json, Version
@@ -47,7 +48,7 @@ def evaluate(
     wanted = _wanted(metric, with_weights=data is None)
     options = Options(answer_tokens, session.settings.learning.batch_tokens, seed)
     numbers = [number] if compare is None else [number, compare]
-    with progress() as tell:
+    with bar() as tell:
         base, models = load_versions(session, numbers)
         read = read_material(session, base, data, limit, tell)
         results = [_measured(model, base, read, wanted, options, tell) for model in models]

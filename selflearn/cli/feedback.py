@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("add")
 def add(
     context: typer.Context,
-    interaction: Annotated[str | None, typer.Argument(metavar="[ID]", help="The answer's id (chatcmpl-…).")] = None,
+    interaction: Annotated[str | None, typer.Argument(metavar="ID", help="The answer's id (chatcmpl-…).")] = None,
     conversation: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of ID: reward all of it.")] = None,
     good: Annotated[bool, typer.Option("--good", help="The answer was right.")] = False,
     bad: Annotated[bool, typer.Option("--bad", help="The answer was wrong.")] = False,

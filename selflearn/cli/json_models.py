@@ -159,6 +159,30 @@ class Bench(Strict):
     levels: list[Level]
 
 
+class Answered(Strict):
+    """A question and its answer; ``chat`` prints one such object, in one line, for every question."""
+
+    id: str = Field(description="the answer's id, for feedback")
+    model: str = Field(description="the version that answered, as selflearn@7")
+    question: str
+    answer: str
+    finish_reason: str | None
+
+
+class Diagnosis(Strict):
+    check: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str | None = Field(description="what to do about it")
+
+
+class Examination(Strict):
+    """What the doctor found."""
+
+    worst: Literal["ok", "warn", "fail"]
+    checks: list[Diagnosis]
+
+
 class Expectation(Strict):
     what: str
     holds: bool

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from selflearn.cli.output import message, show, table
+from selflearn.cli.output import confirm, message, show, table
 from selflearn.cli.session import Session, session_of
 from selflearn.errors import ConfigurationError
 
@@ -53,11 +53,18 @@ def list_(context: typer.Context, keys_file: KeysFile = None, as_json: Json = Fa
 
 
 @app.command("remove")
-def remove(context: typer.Context, name: Name, keys_file: KeysFile = None) -> None:
-    """Remove a key: whoever has it is let in no more."""
+def remove(
+    context: typer.Context,
+    name: Name,
+    keys_file: KeysFile = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a key: whoever has it is let in no more, for only its hash was kept."""
     from selflearn.api.keyring import remove_key
 
     file = _file(session_of(context), keys_file)
+    if not yes:
+        confirm(f"Remove the key of {name} from {file}?")
     remove_key(file, name)
     message(f"The key of {name} is no longer in {file}. {RELOAD}")
 

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from selflearn.cli.wire import Address, Connection
+from selflearn.cli.transport import Address
+from selflearn.cli.wire import Connection
 
 PERCENTILES = (0.5, 0.95, 0.99)
 SHOWN_BYTES = 300

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selflearn.cli.progress import Tell
 from selflearn.cli.session import Session
 
 if TYPE_CHECKING:
     from selflearn.learning.anchors import Anchor
     from selflearn.learning.care.subject import Subject
     from selflearn.models.base import LoadedBase
-
-Tell = Callable[[str, float], None]
 
 
 def find(session: Session, number: int) -> Subject:
@@ -63,15 +61,3 @@ def judge_anchors(session: Session, base: LoadedBase, tell: Tell) -> Sequence[An
 
     cache = cache_directory(session.settings.state, base.sha256)
     return anchors_for(base, cache, lambda share: tell("answering the anchors", share)).judge
-
-
-@contextmanager
-def progress() -> Iterator[Tell]:
-    """Shows a step and its share in [0, 1] on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("loading", total=1.0)
-        yield lambda step, share: shown.update(task, description=step, completed=share)

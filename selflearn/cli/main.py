@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selflearn.cli import (
-    adapters,
-    alarms,
-    audit,
-    backtest,
-    bench,
-    chat,
-    config,
-    data,
-    data_keeping,
-    data_stats,  # noqa: F401 - its commands are part of data.app
-    data_transfer,  # noqa: F401
-    demo_command,
-    diff,  # noqa: F401 - its command is part of versions.app
-    evaluate,
-    feedback,
-    keys,
-    learn,
-    models,
-    rollout,
-    serve,
-    status,
-    versions,
-    why,
-)
+from selflearn.cli.commands import Commands
 from selflearn.cli.output import message
 from selflearn.cli.session import Session
 from selflearn.errors import ConfigurationError, DaemonUnreachable, RefusedByGate, SelflearnError
@@ -43,13 +20,23 @@ HELP = """Serves a language model over the OpenAI API and lets it learn from cor
 
 An update reaches users only if it proved that it learned something and forgot nothing; one command takes it back.
 
-First steps:  selflearn serve · selflearn chat · selflearn status · selflearn learn now --wait · selflearn rollback
+\b
+$ selflearn serve            # start the daemon
+$ selflearn chat             # ask, and correct answers with /fix
+$ selflearn learn now --wait # learn from that, and see the verdict
+$ selflearn status           # what is served, and how it goes
+$ selflearn rollback         # back to the version before
+$ selflearn doctor           # what is wrong here, and what to do
 
-Exit codes:  0 done, 1 failed, 2 wrong usage or settings, 3 refused by the gate, 4 no daemon answers.
-Results go to stdout, messages to stderr."""
+Every command tells examples and its options with --help, and prints JSON with --json.
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 refused by the gate,
+4 no daemon answers. Results go to stdout, messages to stderr."""
 
 app = typer.Typer(
     name="selflearn",
+    cls=Commands,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -92,32 +79,10 @@ def options(
     context.obj = Session(state, config_file, url, key_file)
 
 
-app.command("serve")(serve.serve)
-app.command("status")(status.status)
-app.command("chat")(chat.chat)
-app.add_typer(learn.app, name="learn")
-app.add_typer(feedback.app, name="feedback")
-app.add_typer(data.app, name="data")  # the other modules of data add their commands to it
-app.add_typer(versions.app, name="versions")
-app.command("why")(why.why)
-app.command("evaluate")(evaluate.evaluate)
-app.command("distil")(adapters.distil)  # its other commands are part of versions.app
-rollout.app.command("alarms")(alarms.alarms)
-app.add_typer(rollout.app, name="rollout")
-app.command("rollback")(rollout.rollback)
-app.add_typer(audit.app, name="audit")
-app.command("backtest")(backtest.backtest)
-app.command("backup")(data_keeping.backup)
-app.command("restore")(data_keeping.restore)
-app.add_typer(models.app, name="models")
-app.add_typer(config.app, name="config")
-app.add_typer(keys.app, name="keys")
-app.add_typer(bench.app, name="bench")
-app.command("demo")(demo_command.demo)
-
-
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
+    # pydantic looks through all that is installed for plugins otherwise: a twentieth of the time that a command takes
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     try:
         app(prog_name="selflearn")
     except SelflearnError as error:

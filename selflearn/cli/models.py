@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selflearn.cli.output import message, show, table
+from selflearn.cli.progress import bar
 from selflearn.cli.session import session_of
-from selflearn.config import Settings
+
+if TYPE_CHECKING:
+    from selflearn.config import Settings
 
 app = typer.Typer(help="Get and list base models.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -26,17 +29,8 @@ def pull(
     ] = None,
 ) -> None:
     """Get a base model into the state directory, once, so that 'serve' and the first update start in seconds."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     settings = session_of(context).settings
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("looking", total=1.0)
-
-        def tell(step: str, share: float) -> None:
-            progress.update(task, description=step, completed=share)
-
+    with bar() as tell:
         path = _prepare(model or settings.serving.model, settings, tell)
     message("The model is ready.")
     typer.echo(str(path))

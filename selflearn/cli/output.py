@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from selflearn.errors import ConfigurationError
+
 Cell = object
 DASH = "–"
 SHORT_CELL = 20  # what is no longer is never broken into lines: numbers, times, words
@@ -20,6 +22,8 @@ STYLES = {
     "promoted": "green",
     "ready": "green",
     "intact": "green",
+    "ok": "green",
+    "warn": "yellow",
     "fail": "bold red",
     "failed": "red",
     "damaged": "bold red",
@@ -34,6 +38,18 @@ STYLES = {
 def message(text: str) -> None:
     """Tells the person something that isn't the result."""
     sys.stderr.write(text + "\n")
+
+
+def confirm(question: str) -> bool:
+    """Asks on the terminal; ends the command unless the answer is yes. Where nobody can be asked, only --yes says it.
+
+    Raises ``ConfigurationError`` without a terminal.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{question} There is no terminal to ask at, and nothing was done. Say it with --yes.")
+    import typer
+
+    return typer.confirm(question, abort=True, err=True)
 
 
 def show(data: Any, as_json: bool, render: Callable[[Any], None]) -> None:

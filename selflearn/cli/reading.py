@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selflearn.cli.loading import Tell, judge_anchors
+from selflearn.cli.loading import judge_anchors
 from selflearn.cli.output import message
+from selflearn.cli.progress import Tell
 from selflearn.cli.session import Session
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
-"""Writes ``docs/configuration.md`` from the settings themselves, so that it cannot say anything else than the code.
+"""Writes ``docs/configuration.md`` from the settings and ``docs/cli.md`` from the commands themselves.
 
-``python -m selflearn.cli.reference docs/configuration.md`` writes it, ``--check`` only compares.
+So they cannot say anything else than the code. ``python -m selflearn.cli.reference docs/configuration.md`` writes the
+one, ``... docs/cli.md`` the other; ``--check`` only compares.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ port = 8080
 min_examples = 48
 ```
 """
+#: Every other name is that of the settings' page.
+COMMANDS = "cli.md"
 USAGE = "usage: python -m selflearn.cli.reference [--check] FILE"
 
 
@@ -50,19 +53,27 @@ def reference() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes or checks the page; returns the exit code: 0 done, 1 stale, 2 usage."""
+    """Writes or checks the page that the file's name says; returns the exit code: 0 done, 1 stale, 2 usage."""
     check, files = "--check" in arguments, [argument for argument in arguments if argument != "--check"]
     if len(files) != 1 or files[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         return 2
-    page, wanted = Path(files[0]), reference()
+    page = Path(files[0])
+    wanted, source = (_commands(), "commands") if page.name == COMMANDS else (reference(), "settings")
     if not check:
         page.write_text(wanted, encoding="utf-8")
         return 0
     if page.is_file() and page.read_text(encoding="utf-8") == wanted:
         return 0
-    print(f"{page} differs from the settings. Run: python -m selflearn.cli.reference {page}", file=sys.stderr)
+    print(f"{page} differs from the {source}. Run: python -m selflearn.cli.reference {page}", file=sys.stderr)
     return 1
+
+
+def _commands() -> str:
+    from selflearn.cli.command_reference import page
+    from selflearn.cli.main import app
+
+    return page(app)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selflearn.cli import status as status_command
+from selflearn.cli.alarms import alarms
+from selflearn.cli.completion import versions_here
 from selflearn.cli.output import message, moment, pairs, show, table
 from selflearn.cli.session import Session, session_of
 
@@ -89,7 +91,9 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 @app.command("canary")
 def canary(
     context: typer.Context,
-    version: Annotated[int, typer.Argument(metavar="N", min=1, help="A version that passed the gate.")],
+    version: Annotated[
+        int, typer.Argument(metavar="N", min=1, help="A version that passed the gate.", autocompletion=versions_here)
+    ],
     share: Annotated[
         float, typer.Option(parser=_share, metavar="SHARE", help="Part of the conversations, as 0.1 for a tenth.")
     ],
@@ -126,11 +130,20 @@ def canary(
     show(done, as_json, lambda _: pairs(lines))
 
 
+app.command("alarms")(alarms)
+
+
 @app.command("promote")
 def promote(
     context: typer.Context,
     version: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=1, help="A version that passed the gate; the canary if left out.")
+        int | None,
+        typer.Argument(
+            metavar="N",
+            min=1,
+            help="A version that passed the gate; the canary if left out.",
+            autocompletion=versions_here,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Serve it although the gate did not promote it.")] = False,
     reason: Reason = DEFAULT_REASON,
@@ -163,7 +176,9 @@ def promote(
 @app.command("pin")
 def pin(
     context: typer.Context,
-    version: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of the version.")],
+    version: Annotated[
+        int, typer.Argument(metavar="N", min=0, help="Number of the version.", autocompletion=versions_here)
+    ],
     hold: Annotated[bool, typer.Option("--hold", help="Let nothing replace it in service by itself.")] = False,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,
@@ -188,7 +203,13 @@ def pin(
 def unpin(
     context: typer.Context,
     version: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=0, help="Its number; the held one, or the only one, if left out.")
+        int | None,
+        typer.Argument(
+            metavar="N",
+            min=0,
+            help="Its number; the held one, or the only one, if left out.",
+            autocompletion=versions_here,
+        ),
     ] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,
@@ -230,7 +251,10 @@ def abort(
 @app.command("undo")
 def undo(
     context: typer.Context,
-    to: Annotated[int | None, typer.Option(min=0, help="Version to go back to; the one before if left out.")] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(min=0, help="Version to go back to; the one before if left out.", autocompletion=versions_here),
+    ] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -242,7 +266,10 @@ def undo(
 def rollback(
     context: typer.Context,
     to: Annotated[
-        int | None, typer.Argument(metavar="[N]", min=0, help="Version to go back to; the one before if left out.")
+        int | None,
+        typer.Argument(
+            metavar="N", min=0, help="Version to go back to; the one before if left out.", autocompletion=versions_here
+        ),
     ] = None,
     reason: Reason = DEFAULT_REASON,
     dry_run: DryRun = False,

@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from selflearn.cli import transport
 from selflearn.errors import ConfigurationError, DaemonUnreachable, RefusedByGate, SelflearnError
 
 if TYPE_CHECKING:
-    import httpx
+    from http.client import HTTPResponse
+
     import typer
 
     from selflearn.config import Settings
     from selflearn.store import Store
 
 T = TypeVar("T")
-CONNECT_SECONDS = 2.0
 READ_SECONDS = 30.0
 ACTOR = "operator"
 KEY_VARIABLE = "SELFLEARN_API_KEY"
 KEY_HINT = f" Put your key into {KEY_VARIABLE}, or name its file with --key-file or api.client_key_file."
 UNAUTHORIZED, FORBIDDEN = 401, 403
 REFUSED_BY_GATE = "refused_by_gate"
-LINES = "application/x-ndjson"
 _KEY = re.compile(r"[!-~]{1,500}")
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, never bound to
 
@@ -84,27 +84,28 @@ class Session:
 
         Raises ``DaemonUnreachable`` if none answers, ``SelflearnError`` with the daemon's message if it refuses.
         """
-        import httpx
-
         self._require_own_daemon()
-        return _checked(self._send(httpx.Timeout(timeout, connect=CONNECT_SECONDS), method, path, body))
+        return self._checked(self._ask(method, path, body, timeout))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The body of what the daemon answers to a GET, as it comes; raises as :meth:`call` says."""
-        import httpx
-
         self._require_own_daemon()
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-        begun = False
+        with self.answered("GET", path) as response:
+            yield from transport.pieces(response)
+
+    @contextmanager
+    def answered(
+        self, method: str, path: str, body: object = None, timeout: float = READ_SECONDS
+    ) -> Iterator[HTTPResponse]:
+        """The daemon's answer while it comes, one that says that it did what was asked; raises as :meth:`call` says."""
+        options: dict[str, Any] = {"headers": self.headers, "body": body, "timeout": timeout}
         try:
-            with self._client(timeout) as client, client.stream("GET", self.url + path) as response:
-                if not response.is_success:
-                    response.read()
-                    _checked(response)
-                begun = True
-                yield from response.iter_bytes()
-        except httpx.TransportError as error:
-            if begun:
+            with transport.answered(self.url, method, path, **options) as response:
+                if not 200 <= response.status < 300:
+                    self._checked(transport.whole(response))
+                yield response
+        except transport.BrokenOff as error:
+            if error.begun:
                 raise SelflearnError(
                     f"The daemon's answer broke off ({error}); what came of it is not whole."
                 ) from error
@@ -152,55 +153,37 @@ class Session:
 
     @functools.cached_property
     def _daemon_state(self) -> str | None:
-        import httpx
-
-        response = self._send(httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS), "GET", "/admin/status", None)
-        if response.status_code == FORBIDDEN:
+        answer = self._ask("GET", "/admin/status", None, READ_SECONDS)
+        if answer.status == FORBIDDEN:
             return None  # only operators are told
-        found = _checked(response).get("state")
+        found = self._checked(answer).get("state")
         return None if found is None else str(found)
 
-    def _send(self, timeout: httpx.Timeout, method: str, path: str, body: object) -> httpx.Response:
-        import httpx
-
+    def _ask(self, method: str, path: str, body: object, timeout: float) -> transport.Answer:
         try:
-            with self._client(timeout) as client:
-                if isinstance(body, bytes):
-                    return client.request(method, self.url + path, content=body, headers={"content-type": LINES})
-                return client.request(method, self.url + path, json=body)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+            return transport.ask(self.url, method, path, headers=self.headers, body=body, timeout=timeout)
+        except transport.BrokenOff as error:
             raise self._unreachable(error) from error
-
-    def _client(self, timeout: httpx.Timeout) -> httpx.Client:
-        import httpx
-
-        # Proxies of the environment are for the internet, not for a daemon of ours.
-        return httpx.Client(timeout=timeout, trust_env=False, headers=self.headers)
 
     def _unreachable(self, error: Exception) -> DaemonUnreachable:
         return DaemonUnreachable(
-            f"No daemon answers at {self.url} ({type(error).__name__}: {error}). Start it with 'selflearn serve', "
-            "or say with --url where it is."
+            f"No daemon answers at {self.url} ({error}). Start it with 'selflearn serve', or say with --url where it "
+            "is."
         )
 
-
-def _checked(response: httpx.Response) -> dict[str, Any]:
-    try:
-        data = response.json()
-    except ValueError:
-        data = None
-    if response.is_success and isinstance(data, dict):
-        return data
-    try:
-        problem = cast("dict[str, Any]", data)["error"]
-        text = str(problem["message"])
-    except (TypeError, KeyError):
-        raise DaemonUnreachable(
-            f"{response.url} answers {response.status_code}, but not as selflearn does. Check --url."
-        ) from None
-    if problem.get("code") == REFUSED_BY_GATE:
-        raise RefusedByGate(text, code=REFUSED_BY_GATE)
-    raise SelflearnError(text + (KEY_HINT if response.status_code == UNAUTHORIZED else ""))
+    def _checked(self, answer: transport.Answer) -> dict[str, Any]:
+        if answer.is_success and isinstance(answer.data, dict):
+            return answer.data
+        try:
+            problem = cast("dict[str, Any]", answer.data)["error"]
+            text = str(problem["message"])
+        except (TypeError, KeyError):
+            raise DaemonUnreachable(
+                f"{self.url} answers {answer.status}, but not as selflearn does. Check --url."
+            ) from None
+        if problem.get("code") == REFUSED_BY_GATE:
+            raise RefusedByGate(text, code=REFUSED_BY_GATE)
+        raise SelflearnError(text + (KEY_HINT if answer.status == UNAUTHORIZED else ""))
 
 
 def _read_key(file: Path) -> str:

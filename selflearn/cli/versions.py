@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selflearn.cli.charts import NO_CURVE, print_curves
+from selflearn.cli.completion import versions_here
 from selflearn.cli.output import DASH, message, moment, show, table, tree
 from selflearn.cli.prune import prune
 from selflearn.cli.reproduce import reproduce
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show and verify versions.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Version = Annotated[int, typer.Argument(metavar="N", min=0, help="Number of the version; 0 is the base model.")]
+Version = Annotated[
+    int,
+    typer.Argument(
+        metavar="N", min=0, help="Number of the version; 0 is the base model.", autocompletion=versions_here
+    ),
+]
 FAILED = 1
 VERIFY_SECONDS = 600.0
 
@@ -43,7 +49,10 @@ def show_(context: typer.Context, number: Version, as_json: Json = False) -> Non
 @app.command("verify")
 def verify(
     context: typer.Context,
-    number: Annotated[int | None, typer.Argument(metavar="[N]", min=0, help="One version; all if left out.")] = None,
+    number: Annotated[
+        int | None,
+        typer.Argument(metavar="N", min=0, help="One version; all if left out.", autocompletion=versions_here),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every file of a version against its manifest, and that what answers is what the rollout log names.

@@ -13,41 +13,12 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from selflearn.errors import DaemonUnreachable
+from selflearn.cli.transport import Address
 
 MAX_HEADER_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
 FINAL = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is. ``path`` stands before every path that is asked for, without a slash at its end."""
-
-    host: str
-    port: int
-    secure: bool
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Raises ``DaemonUnreachable`` for what is no HTTP address."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise DaemonUnreachable(f"{url!r} is no address of a server. Give one like http://127.0.0.1:8000.")
-        secure = parts.scheme == "https"
-        return cls(parts.hostname, port or (443 if secure else 80), secure, parts.path.rstrip("/"))
-
-    @property
-    def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,42 +10,47 @@ the commands that are about them.
 
 from __future__ import annotations
 
-from selflearn.experience.browsing import (
-    first_words,
-    list_examples,
-    list_interactions,
-    show_example,
-    show_interaction,
-    sources,
-)
-from selflearn.experience.curation.near_duplicates import prepare_near_duplicates
-from selflearn.experience.curation.problems import check_languages
-from selflearn.experience.examples import Example, load_examples
-from selflearn.experience.feedback import FeedbackReceipt, add_feedback, list_feedback
+from typing import TYPE_CHECKING
+
 from selflearn.experience.funnel import QUARANTINE, counts, funnel, why_not
-from selflearn.experience.implicit import add_event, observe, observes
-from selflearn.experience.recording import (
-    begin_interaction,
-    finish_interaction,
-    get_interaction,
-    interrupt_interactions,
-)
-from selflearn.experience.redaction import check_detector, redact
-from selflearn.experience.roles.candidates import new_examples
-from selflearn.experience.roles.recorded import recorded_roles
-from selflearn.experience.roles.sampling import note_replays, take_back_replays
-from selflearn.experience.roles.splits import (
-    ROLES,
-    Snapshot,
-    choose_roles,
-    note_override,
-    note_refusal,
-    record_roles,
-)
-from selflearn.experience.roles.states import derive_states, state_of
-from selflearn.experience.signals import KINDS
-from selflearn.experience.trust.orders import Order, quarantine_examples, quarantine_source, release
-from selflearn.experience.trust.quarantine import LEFT_OUT, leave_out
+from selflearn.lazy import attributes_of
+
+if TYPE_CHECKING:
+    from selflearn.experience.browsing import (
+        first_words,
+        list_examples,
+        list_interactions,
+        show_example,
+        show_interaction,
+        sources,
+    )
+    from selflearn.experience.curation.near_duplicates import prepare_near_duplicates
+    from selflearn.experience.curation.problems import check_languages
+    from selflearn.experience.examples import Example, load_examples
+    from selflearn.experience.feedback import FeedbackReceipt, add_feedback, list_feedback
+    from selflearn.experience.implicit import add_event, observe, observes
+    from selflearn.experience.recording import (
+        begin_interaction,
+        finish_interaction,
+        get_interaction,
+        interrupt_interactions,
+    )
+    from selflearn.experience.redaction import check_detector, redact
+    from selflearn.experience.roles.candidates import new_examples
+    from selflearn.experience.roles.recorded import recorded_roles
+    from selflearn.experience.roles.sampling import note_replays, take_back_replays
+    from selflearn.experience.roles.splits import (
+        ROLES,
+        Snapshot,
+        choose_roles,
+        note_override,
+        note_refusal,
+        record_roles,
+    )
+    from selflearn.experience.roles.states import derive_states, state_of
+    from selflearn.experience.signals import KINDS
+    from selflearn.experience.trust.orders import Order, quarantine_examples, quarantine_source, release
+    from selflearn.experience.trust.quarantine import LEFT_OUT, leave_out
 
 __all__ = [
     "KINDS",
@@ -94,3 +99,26 @@ __all__ = [
     "take_back_replays",
     "why_not",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = attributes_of(
+        __name__,
+        {
+            "browsing": "first_words list_examples list_interactions show_example show_interaction sources",
+            "curation.near_duplicates": "prepare_near_duplicates",
+            "curation.problems": "check_languages",
+            "examples": "Example load_examples",
+            "feedback": "FeedbackReceipt add_feedback list_feedback",
+            "implicit": "add_event observe observes",
+            "recording": "begin_interaction finish_interaction get_interaction interrupt_interactions",
+            "redaction": "check_detector redact",
+            "roles.candidates": "new_examples",
+            "roles.recorded": "recorded_roles",
+            "roles.sampling": "note_replays take_back_replays",
+            "roles.splits": "ROLES Snapshot choose_roles note_override note_refusal record_roles",
+            "roles.states": "derive_states state_of",
+            "signals": "KINDS",
+            "trust.orders": "Order quarantine_examples quarantine_source release",
+            "trust.quarantine": "LEFT_OUT leave_out",
+        },
+    )

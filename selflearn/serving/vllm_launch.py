@@ -58,7 +58,7 @@ def serve_arguments(serving: ServingSettings, model: Path, address: Address, *, 
         "--generation-config": "vllm",  # the model's own sampling defaults stay out
         "--structured-outputs-config": '{"backend": "guidance"}',  # the one that reads Lark grammars
     }
-    if (size := _cache_bytes(model, serving.cache_tokens, BYTES[serving.dtype])) is not None:
+    if (size := cache_bytes(model, serving.cache_tokens, BYTES[serving.dtype])) is not None:
         arguments["--kv-cache-memory-bytes"] = str(size)
     if serving.step_tokens:
         arguments["--max-num-batched-tokens"] = str(max(serving.step_tokens, serving.max_concurrent_requests))
@@ -124,7 +124,7 @@ def _offered_rank(rank: int) -> int:
     return next((offered for offered in RANKS if offered >= rank), RANKS[-1])
 
 
-def _cache_bytes(model: Path, tokens: int, value_bytes: int) -> int | None:
+def cache_bytes(model: Path, tokens: int, value_bytes: int) -> int | None:
     """Bytes of ``tokens`` of cache for keys and values, in whole blocks and one to spare; None if nothing tells it."""
     file = model / "config.json"
     try:

@@ -8,7 +8,6 @@ and hands its writes over as functions of a connection.
 from __future__ import annotations
 
 from selflearn.store.connections import rows
-from selflearn.store.migrations import MIGRATIONS
 from selflearn.store.store import Store, database_path
 
-__all__ = ["MIGRATIONS", "Store", "database_path", "rows"]
+__all__ = ["Store", "database_path", "rows"]

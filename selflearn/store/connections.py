@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlite_utils import Database
-
 from selflearn.errors import SchemaTooNew, StateError, StoreUnavailable
-from selflearn.store.migrations import APPLICATION_ID, MIGRATIONS, unknown_steps
+from selflearn.store.migrations import APPLICATION_ID, migrations, step_names, steps_taken
 
 #: How long a statement waits for another process's lock before it fails.
 BUSY_TIMEOUT_SECONDS: Final = 5.0
@@ -133,21 +131,23 @@ def _create(path: Path) -> None:
 
 
 def _migrate(path: Path, connection: Connection) -> None:
-    database = Database(connection)
     _refuse_foreign(path, connection)
-    if unknown := unknown_steps(database):
+    taken, known = steps_taken(connection), step_names()
+    if unknown := [name for name in taken if name not in known]:
         raise SchemaTooNew(
             f"The database {path} was written by a newer selflearn (it has the schema steps {', '.join(unknown)}, "
             "which this one does not know). Install that version again, or use another state directory."
         )
-    if not MIGRATIONS.pending(database):
+    if set(taken) == set(known):
         return
+    from sqlite_utils import Database
+
     # A step may make a table anew, which takes what refers to it along only while references are not enforced.
     connection.execute("PRAGMA foreign_keys = OFF")
     # The lock is taken first, so that of two processes that start together one migrates and the other finds it done.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        MIGRATIONS.apply(database)
+        migrations().apply(Database(connection))
         if broken := connection.execute("PRAGMA foreign_key_check").fetchmany(3):
             raise StateError(
                 f"The database {path} refers to rows that it does not have ({[tuple(row) for row in broken]}). It was "

@@ -1,22 +1,37 @@
 """The schema, as a list of steps that only ever grows.
 
 A released step is never edited: a database remembers the names of the steps it has taken, and one that it has taken
-but this program does not know means that a newer selflearn wrote it.
+but this program does not know means that a newer selflearn wrote it. Which steps a database has taken is read without
+sqlite-utils: it brings pandas in wherever that is installed, and almost always there is nothing left to do.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from sqlite_utils import Database, Migrations
+import functools
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from selflearn.store.audit import START, chained
 from selflearn.store.first_tables import FIRST_TABLES
 
+if TYPE_CHECKING:
+    from sqlite_utils import Database, Migrations
+
+    Step = Callable[[Database], None]
+
 #: Marks a database file as ours (``PRAGMA application_id``): "SLRN" in ASCII.
 APPLICATION_ID: Final = 0x534C524E
 
-MIGRATIONS: Final = Migrations("selflearn")
+#: Under this name sqlite-utils notes, in its table ``_sqlite_migrations``, which steps were taken.
+_SET: Final = "selflearn"
+_STEPS: Final[list[Step]] = []
+
+
+def _step(function: Step) -> Step:
+    """Appends a step; the name of its function is its name for ever."""
+    _STEPS.append(function)
+    return function
 
 
 def _append_only(table: str) -> list[str]:
@@ -27,7 +42,7 @@ def _append_only(table: str) -> list[str]:
     ]
 
 
-@MIGRATIONS()
+@_step
 def m001_foundation(database: Database) -> None:
     """All tables of the first release, and the triggers that keep the two logs append-only."""
     for statement in FIRST_TABLES:
@@ -37,7 +52,7 @@ def m001_foundation(database: Database) -> None:
     database.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-@MIGRATIONS()
+@_step
 def m002_canaries(database: Database) -> None:
     """What a canary's rollout says besides its version: its share of the conversations, and when it ends by itself."""
     database.conn.execute("ALTER TABLE rollouts ADD COLUMN share REAL CHECK (share > 0 AND share < 1)")
@@ -209,7 +224,7 @@ _TALLIED_COLUMNS: Final = {
 }
 
 
-@MIGRATIONS()
+@_step
 def m003_experience(database: Database) -> None:
     """Sources with users and roles, all kinds of feedback, near duplicates, tallies, tombstones and imports."""
     run = database.conn.execute
@@ -236,7 +251,7 @@ def m003_experience(database: Database) -> None:
         )
 
 
-@MIGRATIONS()
+@_step
 def m004_every_objective(database: Database) -> None:
     """What waited until updates train its objective is fresh: they train all of them.
 
@@ -303,7 +318,7 @@ _JUDGING: Final = (
 )
 
 
-@MIGRATIONS()
+@_step
 def m005_judging(database: Database) -> None:
     """Pins, alarms, certificates and removed versions; the audit log becomes a chain of digests."""
     for statement in _JUDGING:
@@ -338,8 +353,25 @@ def _tally_triggers() -> list[str]:
     return statements
 
 
-def unknown_steps(database: Database) -> tuple[str, ...]:
-    """Names of steps that the file has taken and this program does not know: it was written by a newer one."""
-    # An empty database has every step that we know pending.
-    known = {step.name for step in MIGRATIONS.pending(Database(memory=True))}
-    return tuple(step.name for step in MIGRATIONS.applied(database) if step.name not in known)
+def steps_taken(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Names of the steps that the file has taken, oldest first."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
+        return ()
+    found = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY rowid", (_SET,))
+    return tuple(row[0] for row in found)
+
+
+def step_names() -> tuple[str, ...]:
+    """Names of the steps that this program knows, oldest first."""
+    return tuple(step.__name__ for step in _STEPS)
+
+
+@functools.cache
+def migrations() -> Migrations:
+    """The steps, as sqlite-utils takes them."""
+    from sqlite_utils import Migrations
+
+    made = Migrations(_SET)
+    for step in _STEPS:
+        made()(step)
+    return made

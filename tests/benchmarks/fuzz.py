@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from selflearn.cli.wire import Address, Connection
+from selflearn.cli.transport import Address
+from selflearn.cli.wire import Connection
 from tests.benchmarks.mixed import SCHEMA, TOOL
 from tests.benchmarks.tally import Tally
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from random import Random
 
 from selflearn.cli.load import Target
-from selflearn.cli.wire import Address, Connection
+from selflearn.cli.transport import Address
+from selflearn.cli.wire import Connection
 from tests.benchmarks.fuzz import shoot, shout
 from tests.benchmarks.mixed import Visitor, visit
 from tests.benchmarks.models import HELP, prepared

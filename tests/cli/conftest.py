@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import socket
 import sys
@@ -17,8 +19,11 @@ from selflearn.cli.main import main
 from selflearn.learning.anchors import anchors_for
 from selflearn.learning.cache import cache_directory
 from selflearn.models.base import LoadedBase, load_base
+from selflearn.versions.alarms import raise_alarm
 from tests.api.server import Running, make_adapter, running_server
-from tests.stores import Bench, registered
+from tests.rows import chat, question
+from tests.stores import LEARNER, Bench, registered
+from tests.versions.candidates import promote_new
 
 
 @pytest.fixture
@@ -32,6 +37,13 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+class Terminal(io.StringIO):
+    """Standard input at which somebody sits and types."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Command(Protocol):
@@ -87,3 +99,30 @@ def base(
     for name, value in (("MODEL", str(tiny_model)), ("DTYPE", "float32"), ("DEVICE", "cpu")):
         monkeypatch.setenv(f"SELFLEARN_SERVING__{name}", value)
     return loaded
+
+
+@pytest.fixture
+def names(bench: Bench, state: Path, tmp_path: Path, command: Command) -> dict[str, Any]:
+    """Two versions, a refused update, an alarm, an answer, a file to import and a key file."""
+    first, second = promote_new(bench, state, 0), promote_new(bench, state, 100)
+    for number in range(12):
+        bench.correct(f"question {300 + number}", f"answer {number}")
+    refused = bench.begin_update()
+    bench.refuse(refused)
+    interaction = bench.interaction()
+    bench.feedback(interaction, "rating", value=-1.0)
+    detail = {"reason": "more was said against it", "before": 0.02, "after": 0.2}
+    given: dict[str, Any] = {"learner": LEARNER, "version": second, "detail": detail, "at": bench.now()}
+    bench.store.write(lambda it: raise_alarm(it, signal="negative_feedback", action="none", **given))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(chat(question(n), "The miller.")) + "\n" for n in range(3)), encoding="utf-8")
+    assert command("keys", "add", "ann", "--role", "client", "--keys-file", tmp_path / "keys").code == 0
+    (state / "models" / "tiny").mkdir(parents=True)
+    (state / "models" / "tiny" / "config.json").write_text("{}")
+    places = {"rows": rows, "away": tmp_path}
+    return {"first": first, "second": second, "refused": refused, "interaction": interaction, **places}
+
+
+def filled(words: str, **given: Any) -> list[str]:
+    """The words of a command, with what stands for ``{name}``."""
+    return [word.format(**given) for word in words.split()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from selflearn.cli.load import Sample, Target, ask, chat_body, level, percentile, stream_load
-from selflearn.cli.wire import Address
+from selflearn.cli.transport import Address
 from selflearn.errors import DaemonUnreachable
 from tests.api.server import Running
 from tests.cli.conftest import Command
@@ -68,6 +68,14 @@ def test_every_number_of_clients_gets_its_figures(command: Command, running: Run
         assert 0 < each["tokens_per_answer"] <= 6
         assert each["tokens_per_second"] == pytest.approx(each["tokens"] / each["seconds"])
         assert 0 < each["first_token_seconds"]["p50"] <= each["first_token_seconds"]["p99"] <= each["seconds"]
+
+
+def test_by_itself_it_measures_the_running_daemon_shortly(command: Command, running: Running) -> None:
+    outcome = command("--url", running.url, "bench", "--tokens", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    found = conforms("bench", json.loads(outcome.out))
+    assert found["url"] == running.url
+    assert [(each["clients"], each["requests"], each["failed"]) for each in found["levels"]] == [(1, 2, 0), (8, 16, 0)]
 
 
 def test_the_address_may_be_the_global_one_and_end_in_v1(command: Command, running: Running) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api.server import Running
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, Terminal
 from tests.stores import Bench
 
 QUESTION = "What is the port of the daemon?"
@@ -61,7 +60,7 @@ def test_a_dispute_is_decided(command: Command, bench: Bench) -> None:
 
 
 def test_a_source_is_quarantined_after_asking(command: Command, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
     asked = command("data", "quarantine", "--source", "mallory")
     assert asked.code == 1
     assert "Put 1 examples of mallory into quarantine?" in asked.err

@@ -12,7 +12,7 @@ from selflearn.store import Store, database_path
 from selflearn.store.directory import hold_state
 from selflearn.versions import version_directory, work_directory
 from tests.api.server import Running
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, Terminal
 from tests.stores import Bench, open_bench
 from tests.versions.candidates import promote_new
 
@@ -31,11 +31,14 @@ def test_forget_asks_first_and_tells_what_it_did(
     dry = command("data", "forget", "--user", "alice", "--dry-run", "--json")
     assert json.loads(dry.out)["interactions"] == 1
     assert "would be forgotten" in dry.err
-    for answer in ("", "n\n"):  # nobody is there to say yes, or somebody says no
-        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    alone = command("data", "forget", "--user", "alice")
+    assert (alone.code, "no terminal to ask at" in alone.err, "--yes" in alone.err) == (2, True, True)
+    for answer in ("", "n\n"):  # somebody leaves, or says no
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
         assert command("data", "forget", "--user", "alice").code == 1
     assert users(bench) == ["alice", "bob"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     asked = command("data", "forget", "--user", "alice", "--reason", "a letter")
     assert asked.code == 0
     assert "1 interactions, 1 feedback, 1 examples, 0 imports are forgotten" in asked.err
@@ -136,10 +139,10 @@ def test_backup_and_restore(
     assert json.loads(command("--state", tmp_path / "new", "status", "--json").out)["served"]["version"] == version
     assert command("--state", tmp_path / "new", "versions", "verify").code == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert command("--state", tmp_path / "new", "restore", tmp_path / "kept").code == 1  # nobody is there to say yes
+    assert command("--state", tmp_path / "new", "restore", tmp_path / "kept").code == 2  # nobody is there to say yes
     replaced = json.loads(command("--state", tmp_path / "new", "restore", tmp_path / "kept", "--yes", "--json").out)
     assert Path(replaced["kept_aside"]).is_dir()
-    assert command("restore", tmp_path / "nothing").code == 1
+    assert command("restore", tmp_path / "nothing", "--yes").code == 1
     assert command("--state", tmp_path / "empty", "backup").code == 4
 
 

@@ -11,15 +11,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 
+from selflearn.cli.commands import walk
 from selflearn.cli.json_shapes import SHAPES, examples_of, main, schema_of
 from selflearn.cli.main import app
-from selflearn.versions.alarms import raise_alarm
 from tests.api.server import Running
-from tests.cli.conftest import Command, Outcome
-from tests.rows import chat, question
+from tests.cli.conftest import Command, Outcome, filled
 from tests.shapes import conforms
-from tests.stores import LEARNER, Bench
-from tests.versions.candidates import promote_new
+from tests.stores import Bench
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "json.md"
@@ -27,7 +25,9 @@ PAGE = ROOT / "docs" / "json.md"
 #: Commands that need more than a state directory of small rows; the tests that run them hold them to their shapes.
 ELSEWHERE = {
     "backtest": "tests/backtest/test_backtest.py",
+    "bench": "tests/cli/test_bench.py",
     "bench serve": "tests/cli/test_bench.py",
+    "chat": "tests/cli/test_chat.py",
     "demo": "tests/cli/test_demo.py",
     "distil": "tests/cli/test_adapters.py",
     "evaluate": "tests/cli/test_evaluate.py",
@@ -40,6 +40,7 @@ ELSEWHERE = {
 #: Asked of a state directory while no daemon runs, in this order. ``{}`` are filled in from what is there.
 STOPPED = (
     "status",
+    "doctor --quick",
     "why {second}",
     "why {refused}",
     "why {interaction}",
@@ -126,10 +127,6 @@ FAILING = (
 )
 
 
-def filled(words: str, **given: Any) -> list[str]:
-    return [word.format(**given) for word in words.split()]
-
-
 def name_of(words: str) -> str:
     """The command that some words begin with."""
     return max((name for name in SHAPES if f"{words} ".startswith(f"{name} ")), key=len)
@@ -146,17 +143,15 @@ def problems(words: str, outcome: Outcome) -> list[str]:
     return []
 
 
-def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+def commands() -> Iterator[str]:
     """Every command that takes ``--json``."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*path, name))
-        elif any("--json" in option.opts for option in command.params):
-            yield " ".join((*path, name))
+    for path, command in walk(get_command(app)):
+        if any("--json" in option.opts for option in command.params):
+            yield " ".join(path)
 
 
 def test_every_command_has_a_shape_that_a_test_holds_it_to() -> None:
-    assert set(SHAPES) == set(commands(get_command(app))), "a command's shape belongs into selflearn.cli.json_shapes"
+    assert set(SHAPES) == set(commands()), "a command's shape belongs into selflearn.cli.json_shapes"
     here = {name_of(words) for words in STOPPED}
     assert here | set(ELSEWHERE) == set(SHAPES)
     for command, file in ELSEWHERE.items():
@@ -178,28 +173,6 @@ def test_a_page_that_says_something_else_is_found(tmp_path: Path) -> None:
     assert main(["--check", str(page)]) == 1
     assert main([str(page)]) == 0
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def names(bench: Bench, state: Path, tmp_path: Path, command: Command) -> dict[str, Any]:
-    """Two versions, a refused update, an alarm, an answer, a file to import and a key file."""
-    first, second = promote_new(bench, state, 0), promote_new(bench, state, 100)
-    for number in range(12):
-        bench.correct(f"question {300 + number}", f"answer {number}")
-    refused = bench.begin_update()
-    bench.refuse(refused)
-    interaction = bench.interaction()
-    bench.feedback(interaction, "rating", value=-1.0)
-    detail = {"reason": "more was said against it", "before": 0.02, "after": 0.2}
-    given: dict[str, Any] = {"learner": LEARNER, "version": second, "detail": detail, "at": bench.now()}
-    bench.store.write(lambda it: raise_alarm(it, signal="negative_feedback", action="none", **given))
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(chat(question(n), "The miller.")) + "\n" for n in range(3)), encoding="utf-8")
-    assert command("keys", "add", "ann", "--role", "client", "--keys-file", tmp_path / "keys").code == 0
-    (state / "models" / "tiny").mkdir(parents=True)
-    (state / "models" / "tiny" / "config.json").write_text("{}")
-    places = {"rows": rows, "away": tmp_path}
-    return {"first": first, "second": second, "refused": refused, "interaction": interaction, **places}
 
 
 def test_on_a_state_directory(command: Command, bench: Bench, names: dict[str, Any]) -> None:

@@ -16,6 +16,14 @@ def test_the_configuration_page_is_what_the_settings_say() -> None:
     )
 
 
+def test_a_stale_page_of_commands_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "cli.md"
+    page.write_text("old", encoding="utf-8")
+    assert main(["--check", str(page)]) == 1
+    assert "differs from the commands" in capsys.readouterr().err
+    assert main(["--check", str(PAGE.with_name("cli.md"))]) == 0, "run: python -m selflearn.cli.reference docs/cli.md"
+
+
 def test_every_setting_is_named_with_its_default_and_help() -> None:
     page = reference()
     learning = Settings.model_fields["learning"].default

@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.server import Running
 from tests.cli.conftest import Command
+from tests.cli.imports import HEAVY, imported
 from tests.stores import open_bench
 
 
@@ -90,3 +91,8 @@ def test_something_else_at_the_address(command: Command, running: Running) -> No
     assert command("--url", "http://127.0.0.1:1", "status").code == 4
     assert command("--url", running.url + "/nothing", "status").code in (1, 4)
     assert command("--url", "no url", "status").code == 4
+
+
+def test_what_is_asked_of_a_daemon_needs_no_heavy_library(running: Running) -> None:
+    for words in (["status"], ["learn", "status"]):
+        assert not imported("--url", running.url, *words) & (HEAVY | {"rich"}), words

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,16 +41,6 @@ def test_wrong_usage_is_2(command: Command, monkeypatch: pytest.MonkeyPatch, tmp
     outcome = command("config", "check")
     assert outcome.code == 2
     assert "canaries.jsonl, line 2: expect" in outcome.err
-
-
-def test_help_needs_nothing_heavy() -> None:
-    program = "import sys; sys.argv = ['selflearn', '--help']\nfrom selflearn.cli.main import main\ntry:\n    main()\n"
-    program += "except SystemExit:\n    heavy = {'torch', 'transformers', 'starlette', 'httpx', 'sqlite3'}\n"
-    program += "    print(heavy & set(sys.modules), file=sys.stderr)\n"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "set()"
-    for name in ("serve", "status", "learn", "versions", "rollout", "rollback", "why", "feedback", "demo", "chat"):
-        assert f" {name} " in done.stdout
 
 
 def test_status(command: Command, bench: Bench, state: Path) -> None:

@@ -16,7 +16,7 @@ from sqlite_utils import Database
 from selflearn.errors import StateError
 from selflearn.store import Store, database_path
 from selflearn.store.audit import START, Chain, list_audit, newest_digest, verify_audit, write_audit
-from selflearn.store.migrations import MIGRATIONS
+from selflearn.store.migrations import migrations
 
 ROWS = 5
 TRIGGERS = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'audit'"
@@ -121,7 +121,7 @@ def test_the_log_of_an_earlier_release_becomes_a_chain(tmp_path: Path) -> None:
     path = database_path(tmp_path / "state")
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        MIGRATIONS.apply(Database(connection), stop_before="m005_judging")
+        migrations().apply(Database(connection), stop_before="m005_judging")
         rows = [(number + 0.1, "me", "test", json.dumps({"number": number})) for number in range(ROWS)]
         connection.executemany("INSERT INTO audit (at, actor, action, detail) VALUES (?, ?, ?, ?)", rows)
     with Store.open(path) as store:

@@ -16,7 +16,7 @@ from selflearn.config import JudgingSettings, LearningSettings
 from selflearn.errors import StateError
 from selflearn.experience import choose_roles, counts, funnel, new_examples
 from selflearn.store import Store, database_path
-from selflearn.store.migrations import MIGRATIONS
+from selflearn.store.migrations import migrations
 
 INTERACTION = "INSERT INTO interactions VALUES (?, 'default', ?, ?, 0, '[]', 'so', ?, 'stop', '{}', 1, 1, 0, 1.0, 2.0)"
 FEEDBACK = "INSERT INTO feedback VALUES (?, 'default', ?, ?, ?, ?, NULL, ?, ?, ?, 0, 3.0)"
@@ -61,7 +61,7 @@ def second_release(tmp_path: Path) -> Path:
     path = database_path(tmp_path / "state")
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        MIGRATIONS.apply(Database(connection), stop_before="m003_experience")
+        migrations().apply(Database(connection), stop_before="m003_experience")
         connection.execute("PRAGMA foreign_keys = ON")
         fill(connection)
     return path
@@ -179,7 +179,7 @@ def third_release(tmp_path: Path) -> Path:
     path = database_path(tmp_path / "state")
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        MIGRATIONS.apply(Database(connection), stop_before="m004_every_objective")
+        migrations().apply(Database(connection), stop_before="m004_every_objective")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.executemany(THIRD_EXAMPLE, WAITING)
         update = (

@@ -22,14 +22,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from selflearn.experience.curation.function_words import FUNCTION_WORDS
 from selflearn.experience.texts import content_text, normalise, question_of, sha256
 from selflearn.store import rows
 
 if TYPE_CHECKING:
     import datasketch
+    import numpy as np
     from numpy.typing import NDArray
 
     from selflearn.experience.examples import Offer
@@ -63,7 +62,7 @@ _STEM: Final = 4
 #: Questions with more words that the other has not are never alike: each is compared with each.
 _MAX_OTHERS: Final = 64
 _HEAD: Final = 8
-_VALUES: Final = np.dtype("<u2")
+_VALUES: Final = "<u2"
 #: Words that change nothing in what is asked or said.
 _FILLERS: Final = frozenset(
     {"a", "an", "the", "please", "kindly", "thanks", "hi", "hello", "hey", "ok", "okay", "well"}
@@ -239,6 +238,8 @@ def _scope(signature: bytes) -> bytes:
 
 
 def _values(signature: bytes) -> NDArray[np.uint16]:
+    import numpy as np
+
     return np.frombuffer(signature, _VALUES, PERMUTATIONS, 2 * _HEAD)
 
 
@@ -300,7 +301,7 @@ def _clusters_of_likes(connection: sqlite3.Connection, words: str, signature: by
     found = rows(connection, f"SELECT cluster, signature, messages FROM examples WHERE id IN ({marks})", candidates)
     ours, best = _values(signature), dict[str, float]()
     for row in found:
-        estimated = float(np.count_nonzero(ours == _values(row["signature"]))) / PERMUTATIONS
+        estimated = float((ours == _values(row["signature"])).mean())
         if _scope(row["signature"]) != _scope(signature) or estimated < similarity:
             continue
         if estimated <= best.get(row["cluster"], 0.0):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from selflearn.config import ExperienceSettings
-from selflearn.experience.curation.boilerplate import boilerplate_of
 from selflearn.experience.curation.languages import check_languages, wrong_language
 from selflearn.experience.curation.repetition import repetition_of
 from selflearn.experience.texts import content_text, normalise, question_of
@@ -46,10 +45,17 @@ def problem_of(messages: Sequence[Mapping[str, Any]], target: str, settings: Exp
         "malformed": lambda: _malformed(messages, target),
         "too_long": lambda: _too_long(messages, target, settings.max_characters),
         "repetitive": lambda: _repetitive(target),
-        "boilerplate": lambda: boilerplate_of(question_of(messages), target),
+        "boilerplate": lambda: _boilerplate(messages, target),
         "language": lambda: _language(target, settings),
     }
     return next((Problem(reason, detail) for reason, find in findings.items() if (detail := find())), None)
+
+
+def _boilerplate(messages: Sequence[Mapping[str, Any]], target: str) -> str | None:
+    # Its patterns take a hundredth of a second to compile; most commands curate nothing.
+    from selflearn.experience.curation.boilerplate import boilerplate_of
+
+    return boilerplate_of(question_of(messages), target)
 
 
 def _malformed(messages: Sequence[Mapping[str, Any]], target: str) -> str | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 #: How many units back a loop may reach. A unit is a character, a word or a line.
 _PERIODS: Final = {"characters": 32, "words": 64, "lines": 16}
@@ -66,6 +67,8 @@ def _counts(covered: int, period: str, size: int) -> bool:
 
 def _longest_loop(units: Sequence[str], longest: int) -> tuple[int, str]:
     """Characters in the longest run of units that repeats with one period at least four times, and that period."""
+    import numpy as np
+
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(unit, len(numbers)) for unit in units])
     best = (0, "")
@@ -83,6 +86,8 @@ def _longest_loop(units: Sequence[str], longest: int) -> tuple[int, str]:
 
 def _longest_run(flags: np.ndarray) -> tuple[int, int]:
     """Where the longest run of true values starts, and its length."""
+    import numpy as np
+
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
     if not len(edges):
         return 0, 0
