@@ -132,7 +132,7 @@ def _events(session: Session, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     limits = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     try:
         with (
-            httpx.Client(timeout=limits, trust_env=False, headers=session.headers) as client,
+            httpx.Client(timeout=limits, trust_env=False, headers=session.headers, verify=session.trusted) as client,
             client.stream("POST", f"{session.url}/v1/chat/completions", json=body) as response,
         ):
             if not response.is_success:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from selflearn.errors import ConfigurationError, DaemonUnreachable, RefusedByGate, SelflearnError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
     import typer
 
@@ -65,7 +67,22 @@ class Session:
             return self.url_flag.rstrip("/")
         serving = self.settings.serving
         host = "127.0.0.1" if serving.host in _ANY_ADDRESS else serving.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
+        scheme = "http" if self.settings.api.tls_certificate_file is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{serving.port}"
+
+    @property
+    def trusted(self) -> ssl.SSLContext | bool:
+        """Whose certificates are believed: with ``--url`` those that the system trusts, else the daemon's own."""
+        import ssl
+
+        if not self.url.startswith("https:"):
+            return True
+        own = None if self.url_flag else self.settings.api.tls_certificate_file
+        context = ssl.create_default_context(cafile=own)
+        if own is not None:  # it is the very one; on loopback the daemon is called by another name than it says
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     @functools.cached_property
     def headers(self) -> dict[str, str]:
@@ -175,7 +192,7 @@ class Session:
         import httpx
 
         # Proxies of the environment are for the internet, not for a daemon of ours.
-        return httpx.Client(timeout=timeout, trust_env=False, headers=self.headers)
+        return httpx.Client(timeout=timeout, trust_env=False, headers=self.headers, verify=self.trusted)
 
     def _unreachable(self, error: Exception) -> DaemonUnreachable:
         return DaemonUnreachable(

@@ -8,6 +8,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from selflearn.api.services import Activity, Services
 from selflearn.config import ServingSettings, Settings
 from selflearn.daemon.engines import running_engine
+from selflearn.daemon.in_force import InForce
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.probing import AnchorProbe
 from selflearn.daemon.rollouts import Rollouts
@@ -45,6 +47,8 @@ class Daemon:
     rollouts: Rollouts
     updates: Updates
     watchdog: Watchdog
+    in_force: InForce
+    pulse: Callable[[], Future[None]]  # of the engine
 
 
 @contextlib.asynccontextmanager
@@ -55,6 +59,7 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
     await asyncio.to_thread(prepare_near_duplicates)
     canaries = await asyncio.to_thread(load_canaries, settings.judging.canary_file)
     metrics = Metrics()
+    in_force = InForce(settings)
     store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
     try:
         base = await asyncio.to_thread(_load_base, settings.serving, state)
@@ -66,13 +71,13 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
             gc.collect()
             gc.freeze()  # what is loaded stays: no later collection has to look at it again
             activity = Activity(now)
-            updates = _updates(store, settings, state, base, rollouts, metrics, activity, canaries, now)
+            updates = _updates(store, in_force, state, base, rollouts, metrics, activity, canaries, now)
             services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
             metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
             metrics.before_scrape(lambda: metrics.update_seconds_left.set(updates.seconds_left() or 0.0))
-            watchdog = _watchdog(store, settings, state, base, rollouts, traffic, metrics, now)
+            watchdog = _watchdog(store, in_force, state, base, rollouts, traffic, metrics, now)
             try:
-                yield Daemon(services, rollouts, updates, watchdog)
+                yield Daemon(services, rollouts, updates, watchdog, in_force, engine.pulse)
             finally:
                 await asyncio.to_thread(updates.stop)
                 await traffic.close()
@@ -143,7 +148,7 @@ def _rollouts(
 
 def _updates(
     store: Store,
-    settings: Settings,
+    in_force: InForce,
     state: Path,
     base: LoadedBase,
     rollouts: Rollouts,
@@ -152,27 +157,28 @@ def _updates(
     canaries: Sequence[CanaryPrompt],
     now: Callable[[], float],
 ) -> Updates:
+    settings = in_force.settings
     return Updates(
         store=store,
         learner=settings.learner,
         state=state,
         base=Base(base.name, base.path, base.sha256, str(base.device), settings.serving.dtype),
         learning=settings.learning,
-        judging=settings.judging,
+        judging=in_force.judging,
         rollouts=rollouts,
         metrics=metrics,
         idle_seconds=lambda: activity.idle_seconds,
         longest_wait=activity.take_longest_wait,
         loop=asyncio.get_running_loop(),
         canaries=canaries,
-        cooling=lambda: why_cooling(store, settings.learner, settings.watchdog.cooldown_seconds, now),
+        cooling=lambda: why_cooling(store, settings.learner, in_force.watchdog().cooldown_seconds, now),
         now=now,
     )
 
 
 def _watchdog(
     store: Store,
-    settings: Settings,
+    in_force: InForce,
     state: Path,
     base: LoadedBase,
     rollouts: Rollouts,
@@ -180,11 +186,12 @@ def _watchdog(
     metrics: Metrics,
     now: Callable[[], float],
 ) -> Watchdog:
+    settings = in_force.settings
     return Watchdog(
         store=store,
         learner=settings.learner,
         state=state,
-        settings=settings.watchdog,
+        settings=in_force.watchdog,
         experience=settings.experience,
         rollouts=rollouts,
         probe=AnchorProbe(traffic, base.tokenizer),

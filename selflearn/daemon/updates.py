@@ -64,7 +64,7 @@ class Updates:
         state: Path,
         base: Base,
         learning: LearningSettings,
-        judging: JudgingSettings,
+        judging: Callable[[], JudgingSettings],
         rollouts: Rollouts,
         metrics: Metrics,
         idle_seconds: Callable[[], float],
@@ -226,7 +226,8 @@ class Updates:
     # One update
 
     def _open(self, connection: sqlite3.Connection, trigger: str, dry_run: bool) -> Running:
-        judging = self._judging.model_copy(update={"dry_run": True}) if dry_run else self._judging
+        judging = self._judging()  # that of now, to the update's end
+        judging = judging.model_copy(update={"dry_run": True}) if dry_run else judging
         require_unheld(connection, self._learner, "no update starts")
         opened = open_update_for(
             connection,
