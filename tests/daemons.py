@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -81,6 +82,7 @@ class Lab:
 
     model: Path
     root: Path
+    trust: ssl.SSLContext | None = None  # with it daemons are asked by HTTPS
 
     def state(self, name: str) -> Path:
         """A new state directory that shares the cache of the others."""
@@ -90,21 +92,31 @@ class Lab:
         (state / "cache").symlink_to(self.root / "cache")
         return state
 
-    def serve_command(self, state: Path, port: int, *options: str, model: Path | None = None) -> list[str]:
+    def serve_command(
+        self, state: Path, port: int, *options: str, model: Path | None = None, before: str = ""
+    ) -> list[str]:
         named = ["--port", str(port), "--model", str(model or self.model), *options]
-        return [sys.executable, "-c", _SERVE, "--state", str(state), "serve", *named]
+        return [sys.executable, "-c", before + _SERVE, "--state", str(state), "serve", *named]
 
     @contextlib.contextmanager
-    def daemon(self, state: Path, *, failpoint: str = "", key: str = "", **settings: str) -> Iterator[Daemon]:
+    def daemon(
+        self,
+        state: Path,
+        *,
+        failpoint: str = "",
+        key: str = "",
+        before: str = "",
+        **settings: str,
+    ) -> Iterator[Daemon]:
         """Starts a daemon, waits until it serves, and ends it and its worker whatever happens.
 
         ``settings`` are those of :data:`QUICK`, by the same names; ``key`` is sent with every request. What it says
-        goes to ``<state>.daemon.log``.
+        goes to ``<state>.daemon.log``. ``before`` is Python that its process runs before anything else.
         """
         port, log = free_port(), state.with_name(f"{state.name}.daemon.log")
         with log.open("ab") as output:
             process = subprocess.Popen(
-                self.serve_command(state, port),
+                self.serve_command(state, port, before=before),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -112,10 +124,12 @@ class Lab:
                 cwd=state,
             )
         limits = httpx.Limits(max_connections=64)
-        url = f"http://127.0.0.1:{port}"
+        url = f"{'http' if self.trust is None else 'https'}://127.0.0.1:{port}"
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
-            with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False, limits=limits) as http:
+            with httpx.Client(
+                base_url=url, headers=headers, timeout=60.0, trust_env=False, limits=limits, verify=self.trust or True
+            ) as http:
                 daemon = Daemon(state, url, log, process, http)
                 daemon.await_ready()
                 yield daemon

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import time
@@ -20,12 +21,14 @@ from selflearn.daemon.in_force import InForce
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.probing import AnchorProbe
 from selflearn.daemon.rollouts import Rollouts
+from selflearn.daemon.running import Running
 from selflearn.daemon.updates import Updates
 from selflearn.daemon.watchdog import Watchdog
 from selflearn.experience import check_detector, check_languages, prepare_near_duplicates
 from selflearn.judging.canary_prompts import CanaryPrompt, load_canaries
 from selflearn.models.library import prepare
 from selflearn.monitoring import Metrics
+from selflearn.monitoring.tracing import Tracing
 from selflearn.serving import Engine, Traffic
 from selflearn.store import Store, database_path
 from selflearn.versions import ensure_learner, reconcile
@@ -52,7 +55,9 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def composed(settings: Settings, state: Path, now: Callable[[], float] = time.time) -> AsyncIterator[Daemon]:
+async def composed(
+    settings: Settings, state: Path, now: Callable[[], float] = time.time, tracing: Tracing | None = None
+) -> AsyncIterator[Daemon]:
     """A daemon that serves already, and learns when asked; in the end its worker, traffic and store are closed."""
     await asyncio.to_thread(check_detector, settings.experience)
     await asyncio.to_thread(check_languages, settings.experience)
@@ -71,7 +76,7 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
             gc.collect()
             gc.freeze()  # what is loaded stays: no later collection has to look at it again
             activity = Activity(now)
-            updates = _updates(store, in_force, state, base, rollouts, metrics, activity, canaries, now)
+            updates = _updates(store, in_force, state, base, rollouts, metrics, activity, canaries, tracing, now)
             services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
             metrics.before_scrape(lambda: metrics.worker_alive.set(updates.worker_alive()))
             metrics.before_scrape(lambda: metrics.update_seconds_left.set(updates.seconds_left() or 0.0))
@@ -155,6 +160,7 @@ def _updates(
     metrics: Metrics,
     activity: Activity,
     canaries: Sequence[CanaryPrompt],
+    tracing: Tracing | None,
     now: Callable[[], float],
 ) -> Updates:
     settings = in_force.settings
@@ -171,9 +177,16 @@ def _updates(
         longest_wait=activity.take_longest_wait,
         loop=asyncio.get_running_loop(),
         canaries=canaries,
+        on_end=functools.partial(_trace, tracing),
         cooling=lambda: why_cooling(store, settings.learner, in_force.watchdog().cooldown_seconds, now),
         now=now,
     )
+
+
+def _trace(tracing: Tracing | None, running: Running, outcome: str, at: float) -> None:
+    if tracing is not None and running.steps:
+        numbers = {f"selflearn.{name}": value for name, value in running.counted().items()}
+        tracing.update(running.steps, at, {**numbers, "selflearn.outcome": outcome})
 
 
 def _watchdog(

@@ -13,7 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from selflearn.daemon.updates import Updates
 from selflearn.errors import ConfigurationError, SelflearnError
 from selflearn.experience.keeping.retention import retain
 from selflearn.monitoring import configure
+from selflearn.monitoring.tracing import Tracing, tracing
 from selflearn.restore import finish_restore
 from selflearn.store.directory import hold_state
 from selflearn.versions import version_name
@@ -48,6 +49,15 @@ FIRST_RETENTION_SECONDS = 300.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What stands around the HTTP interface: whom it lets in, what encrypts it, who is told of its requests."""
+
+    keyring: Keyring | None
+    tls: ssl.SSLContext | None
+    traces: Tracing | None
+
+
 def run(settings: Settings, now: Callable[[], float] = time.time, reread: Callable[[], Settings] | None = None) -> int:
     """Serves until a signal; returns the exit code: 0 after a clean end, 1 if it could not start or broke.
 
@@ -58,9 +68,10 @@ def run(settings: Settings, now: Callable[[], float] = time.time, reread: Callab
     try:
         configure(settings.logging)
         keyring, tls = keyring_of(settings.serving.host, settings.api), certificate(settings.api)
-        with _address(settings) as listening, hold_state(settings.state) as state:
+        with _address(settings) as listening, hold_state(settings.state) as state, tracing(os.environ) as traces:
             finish_restore(state)  # one that was killed on its way
-            asyncio.run(_serve(settings, keyring, tls, state, listening, now, reread or (lambda: settings)))
+            access = Access(keyring, tls, traces)
+            asyncio.run(_serve(settings, access, state, listening, now, reread or (lambda: settings)))
     except SelflearnError as error:
         print(f"selflearn: {error}", file=sys.stderr)
         return 1
@@ -93,19 +104,18 @@ def _address(settings: Settings) -> Iterator[socket.socket]:
 
 async def _serve(
     settings: Settings,
-    keyring: Keyring | None,
-    tls: ssl.SSLContext | None,
+    access: Access,
     state: Path,
     listening: socket.socket,
     now: Callable[[], float],
     reread: Callable[[], Settings],
 ) -> None:
-    async with composed(settings, state, now) as daemon:
+    async with composed(settings, state, now, access.traces) as daemon:
         host, port = listening.getsockname()[:2]
-        app = create_app(replace(daemon.services, keyring=keyring))
+        app = create_app(replace(daemon.services, keyring=access.keyring), access.traces)
         supervisor, status = Supervisor.of(os.environ), functools.partial(_status, daemon)
-        server = _server(app, settings.serving.drain_seconds, tls, lambda: supervisor.ready(status()))
-        reloading = Reloading(app, daemon.in_force, tls, reread)
+        server = _server(app, settings.serving.drain_seconds, access.tls, lambda: supervisor.ready(status()))
+        reloading = Reloading(app, daemon.in_force, access.tls, reread)
         _listen_to_signals(
             server, daemon.updates, functools.partial(_reload, reloading, supervisor, status), supervisor
         )
@@ -114,7 +124,7 @@ async def _serve(
         _rebuilding(daemon).begin(scheduler)
         follower = asyncio.create_task(daemon.rollouts.follow_forever())
         watcher = asyncio.create_task(daemon.watchdog.watch_forever())
-        scheme = "http" if tls is None else "https"
+        scheme = "http" if access.tls is None else "https"
         _say_hello(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", app.state.services, settings)
         try:
             async with supervised(supervisor, daemon.pulse, status):

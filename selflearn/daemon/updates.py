@@ -37,7 +37,7 @@ from selflearn.experience import funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Verdict
 from selflearn.judging.canary_prompts import CanaryPrompt
-from selflearn.learning.forecast import Forecast, Speed, work_of
+from selflearn.learning.forecast import Forecast, Speed, phase_of, work_of
 from selflearn.learning.job import write_job
 from selflearn.learning.process import Cancelled, Worker
 from selflearn.learning.trigger import Situation, reason_to_wait
@@ -72,13 +72,14 @@ class Updates:
         loop: asyncio.AbstractEventLoop,
         canaries: Sequence[CanaryPrompt] = (),
         cooling: Callable[[], str] = str,
+        on_end: Callable[[Running, str, float], None] = lambda running, outcome, at: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state, self._base = store, learner, state, base
         self._learning, self._judging, self._canaries = learning, judging, canaries
         self._rollouts, self._metrics = rollouts, metrics
         self._idle_seconds, self._longest_wait = idle_seconds, longest_wait
-        self._loop, self._now, self._cooling = loop, now, cooling
+        self._loop, self._now, self._cooling, self._on_end = loop, now, cooling, on_end
         self._lock = threading.Lock()
         self._running: Running | None = None
         self._not_enough: str | None = None
@@ -256,8 +257,10 @@ class Updates:
             self._metrics.observe_update(outcome, duration_seconds=finished - running.started_at, finished_at=finished)
             remove_tree(work)
             self._running = None
+            self._on_end(running, outcome, finished)
 
     def _train_and_judge(self, running: Running, work: Path) -> str:
+        running.begin("preparing", running.started_at)
         reach("after-snapshot")
         job = make_job(
             self._state,
@@ -279,10 +282,13 @@ class Updates:
         if isinstance(result, Cancelled):
             reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
+        running.begin("judging", self._now())
         verdict = judge(result, running.judging)
         show_verdict(self._metrics, result, verdict)
         if verdict.outcome == "promote" and not running.judging.dry_run:
+            running.begin("promoting", self._now())
             return self._promote(running, work, result, verdict)
+        running.begin("closing", self._now())
         report = keep_candidate(
             self._state,
             work,
@@ -319,6 +325,7 @@ class Updates:
         if running.forecast is not None:
             running.forecast.saw(line)
             self._speed = running.forecast.speed
+        running.begin(phase_of(line), float(line["at"]))
         if line.get("phase") == "training" and "steps" in line:
             loss = float(line["loss"])
             self._metrics.observe_progress(loss=loss, penalty_ratio=float(line["ewc"]) / loss if loss else None)
