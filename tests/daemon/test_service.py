@@ -6,6 +6,7 @@ One daemon for all of it. It begins on the database of an earlier release.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import socket
@@ -70,7 +71,7 @@ class Manager:
     def longest_silence(self, since: float) -> float:
         """Seconds between two signs of life, from ``since`` to the last one."""
         times = [since, *(at for at in self.times("WATCHDOG") if at > since)]
-        return max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0)
+        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
 
 @dataclass(slots=True)
@@ -255,9 +256,9 @@ def test_a_request_is_a_span_with_version_and_tokens(service: Service) -> None:
     headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "x-request-id": "traced"}
     answer = service.daemon.http.post("/v1/chat/completions", json=chat("the secret of the sea", 4), headers=headers)
     name = "POST /v1/chat/completions"
-    found: list[Span] = []
-    until(lambda: found.extend(s for s in service.collector.named(name) if s.trace_id.hex() == TRACE) or found)
-    told, usage = values(found[0]), answer.json()["usage"]
+    until(lambda: TRACE in {span.trace_id.hex() for span in service.collector.named(name)})
+    (span,) = [span for span in service.collector.named(name) if span.trace_id.hex() == TRACE]
+    told, usage = values(span), answer.json()["usage"]
     assert told["selflearn.version"] == int(answer.headers["x-selflearn-version"])
     assert told["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
     assert told["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
