@@ -25,6 +25,12 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 
+# The systemd unit is judged by systemd-analyze, and the tutorial asks with curl: installed where that is possible.
+PROGRAMS := command -v systemd-analyze >/dev/null && command -v curl >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing systemd-analyze and curl ..." && \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends systemd curl \
+	>/dev/null; } || echo "systemd-analyze or curl is missing and could not be installed; their tests will fail." >&2
+
 .PHONY: help run install demo test test-vllm check format clean
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -80,6 +86,7 @@ $(VENV)/.installed: $(VENV)/.made constraints.txt pyproject.toml
 $(VENV)/.tests-installed: $(VENV)/.installed
 	@echo "Installing what the tests need ..."
 	@$(INSTALL) --editable '.[embedded,test]'
+	@$(PROGRAMS)
 	@touch $@
 
 # It tests the alert rules. Of Debian's package only this program is taken: no service is installed or started.

@@ -303,10 +303,20 @@ class ApiSettings(Section):
     send_timeout_seconds: float = Field(60.0, gt=0.0, description="a client that reads nothing for so long is cut off")
     requests_per_minute: int = Field(0, ge=0, description="requests to /v1 that each key may send; 0 is no limit")
     keys_file: Path | None = Field(None, description="file of the keys that are let in; none lets all in, on loopback")
+    tls_certificate_file: Path | None = Field(
+        None, description="PEM file of the certificate and its chain; with one, only HTTPS is spoken"
+    )
+    tls_key_file: Path | None = Field(None, description="its private key, if that is in a file of its own")
     client_key_file: Path | None = Field(None, description="file with the key that the command line sends")
     allowed_hosts: tuple[str, ...] = Field((), description="names of a proxy's sites; on loopback else localhost alone")
     max_choices: int = Field(8, ge=1, le=128, description="most answers to one request (n)")
     max_prompt_tokens: int = Field(0, ge=0, description="longest prompt in tokens; 0 is the model's whole context")
+
+    @model_validator(mode="after")
+    def _key_has_a_certificate(self) -> Self:
+        if self.tls_key_file is not None and self.tls_certificate_file is None:
+            raise ValueError("tls_key_file is the key of a certificate; name that in tls_certificate_file, or unset it")
+        return self
 
 
 class MonitoringSettings(Section):
@@ -322,10 +332,11 @@ class MonitoringSettings(Section):
 
 
 class LoggingSettings(Section):
-    """What the daemon writes to stderr."""
+    """What the daemon writes to its log."""
 
     level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level written")
     format: str = Field("text", pattern="^(text|json)$", description="'text' for people, 'json' for machines")
+    file: Path | None = Field(None, description="file to write to; it may be moved away at any time. None: stderr")
 
 
 class Settings(BaseSettings):

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -84,6 +85,7 @@ class Lab:
 
     model: Path
     root: Path
+    trust: ssl.SSLContext | None = None  # with it daemons are asked by HTTPS
 
     def state(self, name: str) -> Path:
         """A new state directory that shares the cache of the others."""
@@ -101,19 +103,31 @@ class Lab:
         return [sys.executable, "-c", _SERVE, *self.serve_arguments(state, port, *options, model=model)]
 
     @contextlib.contextmanager
-    def daemon(self, state: Path, *, failpoint: str = "", key: str = "", **settings: str) -> Iterator[Daemon]:
+    def daemon(
+        self,
+        state: Path,
+        *,
+        failpoint: str = "",
+        key: str = "",
+        before: str = "",
+        **settings: str,
+    ) -> Iterator[Daemon]:
         """Starts a daemon, waits until it serves, and ends it and its worker whatever happens.
 
         ``settings`` are those of :data:`QUICK`, by the same names; ``key`` is sent with every request. What it says
-        goes to ``<state>.daemon.log``.
+        goes to ``<state>.daemon.log``. ``before`` is Python that its process runs before anything else.
         """
         port, log = free_port(), state.with_name(f"{state.name}.daemon.log")
-        process = ForkedDaemon(self.serve_arguments(state, port), log, environment(failpoint, **settings), state)
+        process = ForkedDaemon(
+            self.serve_arguments(state, port), log, environment(failpoint, **settings), state, before
+        )
         limits = httpx.Limits(max_connections=64)
-        url = f"http://127.0.0.1:{port}"
+        url = f"{'http' if self.trust is None else 'https'}://127.0.0.1:{port}"
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
-            with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False, limits=limits) as http:
+            with httpx.Client(
+                base_url=url, headers=headers, timeout=60.0, trust_env=False, limits=limits, verify=self.trust or True
+            ) as http:
                 daemon = Daemon(state, url, log, process, http)
                 daemon.await_ready()
                 yield daemon

@@ -23,8 +23,12 @@ _FORKING.set_forkserver_preload(["tests.imported_by_daemons"])
 class ForkedDaemon:
     """What tests ask of a process, in :class:`subprocess.Popen`'s words."""
 
-    def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str], directory: Path) -> None:
-        self._process = _FORKING.Process(target=_serve, args=(arguments, log, dict(environment), directory))
+    def __init__(
+        self, arguments: list[str], log: Path, environment: Mapping[str, str], directory: Path, before: str = ""
+    ) -> None:
+        """``before`` is Python that the process runs before anything else."""
+        given = arguments, log, dict(environment), directory, before
+        self._process = _FORKING.Process(target=_serve, args=given)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -51,7 +55,7 @@ class ForkedDaemon:
         self.send_signal(signal.SIGKILL)
 
 
-def _serve(arguments: list[str], log: Path, environment: dict[str, str], directory: Path) -> None:
+def _serve(arguments: list[str], log: Path, environment: dict[str, str], directory: Path, before: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.clear()
     os.environ.update(environment)
@@ -61,6 +65,7 @@ def _serve(arguments: list[str], log: Path, environment: dict[str, str], directo
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     sys.argv = ["selflearn", *arguments]
+    exec(before, {})
     from selflearn.cli.main import main
 
     main()

@@ -16,6 +16,7 @@ from selflearn import overview
 from selflearn.api.errors import Problem, problem_of
 from selflearn.api.exchange import Exchange, Piece
 from selflearn.api.services import Services
+from selflearn.api.tracing import note_exchange
 from selflearn.errors import SelflearnError
 from selflearn.versions import version_name
 
@@ -58,6 +59,7 @@ class AnswerResponse(Response):
         self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        note_exchange(scope, self._exchange)
         send_answer = self._send_events if self._exchange.plan.stream else self._send_whole
         try:
             await _while_connected(send_answer(scope, receive, send), receive)

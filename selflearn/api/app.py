@@ -32,6 +32,8 @@ from selflearn.api.keys import Access, RequireKey, RequireRole
 from selflearn.api.limits import LimitBody, LimitRate
 from selflearn.api.origins import SameOriginOnly
 from selflearn.api.services import Services
+from selflearn.api.tracing import TraceRequests
+from selflearn.monitoring.tracing import Tracing
 
 # Method, path, what answers, and the least role that may ask.
 ROUTES: tuple[tuple[str, str, Callable[..., Any], Access], ...] = (
@@ -93,13 +95,16 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any], Access], ...] = (
 )
 
 
-def create_app(services: Services) -> Starlette:
+def create_app(services: Services, tracing: Tracing | None = None) -> Starlette:
     """Builds the application that serves ``services`` over HTTP, and keeps its gauges fresh."""
+    paths: dict[object, str] = {row[2]: row[1] for row in ROUTES}
+    traced = [] if tracing is None else [Middleware(TraceRequests, tracing=tracing, paths=paths)]
     app = Starlette(
         routes=[_route(*row) for row in ROUTES],
         exception_handlers=HANDLERS,
         middleware=[
-            Middleware(TrackRequests, metrics=services.metrics, paths={row[2]: row[1] for row in ROUTES}),
+            *traced,
+            Middleware(TrackRequests, metrics=services.metrics, paths=paths),
             Middleware(SameOriginOnly),
             Middleware(RequireKey, open_paths=frozenset(row[1] for row in ROUTES if row[3] == "open")),
             Middleware(LimitRate),

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from selflearn.config import ApiSettings
 
+GOODBYE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -76,6 +77,12 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_unread()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing() and self.transport.get_extra_info("sslcontext") is not None:
+            # an idle client does not say goodbye; asyncio would wait half a minute for it
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def _watch_request(self) -> None:
         """Lets the time run while a request is arriving and none is being answered."""

@@ -112,6 +112,12 @@ class Exchange:
         """Tokens generated so far, over all choices."""
         return sum(choice.completion_tokens for choice in self.choices)
 
+    @property
+    def first_token_seconds(self) -> float | None:
+        """From admission to the first token of all; None while there is none."""
+        times = [choice.first_token for choice in self.choices if choice.first_token is not None]
+        return min(times) - self._started if times else None
+
     async def batches(self) -> AsyncGenerator[list[Piece]]:
         """Yields what is new, as many pieces at once as there are. The rows are durable before the first.
 

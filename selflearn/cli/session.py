@@ -16,6 +16,7 @@ from selflearn.cli import transport
 from selflearn.errors import ConfigurationError, DaemonUnreachable, RefusedByGate, SelflearnError
 
 if TYPE_CHECKING:
+    import ssl
     from http.client import HTTPResponse
 
     import typer
@@ -65,7 +66,25 @@ class Session:
             return self.url_flag.rstrip("/")
         serving = self.settings.serving
         host = "127.0.0.1" if serving.host in _ANY_ADDRESS else serving.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
+        scheme = "http" if self.settings.api.tls_certificate_file is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{serving.port}"
+
+    @property
+    def trusted(self) -> ssl.SSLContext | None:
+        """Whose certificates are believed: with ``--url`` those that the system trusts, else the daemon's own.
+
+        None where nothing is encrypted.
+        """
+        if not self.url.startswith("https:"):
+            return None
+        import ssl
+
+        own = None if self.url_flag else self.settings.api.tls_certificate_file
+        context = ssl.create_default_context(cafile=own)
+        if own is not None:  # it is the very one; on loopback the daemon is called by another name than it says
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     @functools.cached_property
     def headers(self) -> dict[str, str]:
@@ -78,6 +97,10 @@ class Session:
         if key and not _KEY.fullmatch(key):
             raise ConfigurationError("What should be a key is none; expected one word, as 'selflearn keys add' prints.")
         return {"authorization": f"Bearer {key}"} if key else {}
+
+    @property
+    def _credentials(self) -> dict[str, Any]:
+        return {"headers": self.headers, "trusted": self.trusted}
 
     def call(self, method: str, path: str, body: object = None, timeout: float = READ_SECONDS) -> dict[str, Any]:
         """Sends one request to the daemon and returns its JSON answer. Bytes are sent as JSON Lines, all else as JSON.
@@ -98,9 +121,10 @@ class Session:
         self, method: str, path: str, body: object = None, timeout: float = READ_SECONDS
     ) -> Iterator[HTTPResponse]:
         """The daemon's answer while it comes, one that says that it did what was asked; raises as :meth:`call` says."""
-        options: dict[str, Any] = {"headers": self.headers, "body": body, "timeout": timeout}
         try:
-            with transport.answered(self.url, method, path, **options) as response:
+            with transport.answered(
+                self.url, method, path, body=body, timeout=timeout, **self._credentials
+            ) as response:
                 if not 200 <= response.status < 300:
                     self._checked(transport.whole(response))
                 yield response
@@ -161,7 +185,9 @@ class Session:
 
     def _ask(self, method: str, path: str, body: object, timeout: float) -> transport.Answer:
         try:
-            return transport.ask(self.url, method, path, headers=self.headers, body=body, timeout=timeout)
+            return transport.ask(
+                self.url, method, path, headers=self.headers, body=body, timeout=timeout, trusted=self.trusted
+            )
         except transport.BrokenOff as error:
             raise self._unreachable(error) from error
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from selflearn.errors import DaemonUnreachable
 
 if TYPE_CHECKING:
+    import ssl
     from http.client import HTTPConnection, HTTPResponse
 
 CONNECT_SECONDS = 2.0
@@ -73,18 +74,26 @@ class BrokenOff(Exception):
 
 @contextmanager
 def answered(
-    url: str, method: str, path: str, *, headers: Mapping[str, str], body: object = None, timeout: float
+    url: str,
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str],
+    body: object = None,
+    timeout: float,
+    trusted: ssl.SSLContext | None = None,
 ) -> Iterator[HTTPResponse]:
     """Sends a request and gives the answer while its body is still to be read.
 
-    Bytes are sent as JSON Lines, all else as JSON. ``timeout`` is the longest silence, in seconds. Raises
+    Bytes are sent as JSON Lines, all else as JSON. ``timeout`` is the longest silence, in seconds; ``trusted`` says whose
+    certificates are believed (None: what the system trusts). Raises
     ``DaemonUnreachable`` for what is no address, :class:`BrokenOff` for all that goes wrong on the way, also while the
     body is read.
     """
     from http.client import HTTPException
 
     address, begun = Address.parse(url), False
-    connection = _connection(address)
+    connection = _connection(address, trusted)
     try:
         connection.connect()
         connection.sock.settimeout(timeout)
@@ -121,8 +130,9 @@ def pieces(response: HTTPResponse) -> Iterator[bytes]:
         yield piece
 
 
-def _connection(address: Address) -> HTTPConnection:
+def _connection(address: Address, trusted: ssl.SSLContext | None) -> HTTPConnection:
     from http.client import HTTPConnection, HTTPSConnection
 
-    kind = HTTPSConnection if address.secure else HTTPConnection
-    return kind(address.host, address.port, timeout=CONNECT_SECONDS)
+    if not address.secure:
+        return HTTPConnection(address.host, address.port, timeout=CONNECT_SECONDS)
+    return HTTPSConnection(address.host, address.port, timeout=CONNECT_SECONDS, context=trusted)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +17,13 @@ from typing import TYPE_CHECKING
 from selflearn.api.services import Activity, Services
 from selflearn.config import ServingSettings, Settings
 from selflearn.daemon.engines import running_engine
-from selflearn.daemon.event_files import when_ended
+from selflearn.daemon.event_files import EventFiles
 from selflearn.daemon.gauges import show_past, show_refusals
+from selflearn.daemon.in_force import InForce
 from selflearn.daemon.jobs import Base
 from selflearn.daemon.probing import AnchorProbe
 from selflearn.daemon.rollouts import Rollouts
+from selflearn.daemon.running import Running
 from selflearn.daemon.updates import Updates
 from selflearn.daemon.watchdog import Watchdog
 from selflearn.experience import check_detector, check_languages, prepare_near_duplicates
@@ -27,6 +31,7 @@ from selflearn.judging.anchor_probe import TOLERANCES
 from selflearn.judging.canary_prompts import CanaryPrompt, load_canaries
 from selflearn.models.library import prepare
 from selflearn.monitoring import Metrics
+from selflearn.monitoring.tracing import Tracing
 from selflearn.serving import Engine, Traffic
 from selflearn.store import Store, database_path
 from selflearn.versions import ensure_learner, reconcile
@@ -48,16 +53,21 @@ class Daemon:
     rollouts: Rollouts
     updates: Updates
     watchdog: Watchdog
+    in_force: InForce
+    pulse: Callable[[], Future[None]]  # of the engine
 
 
 @contextlib.asynccontextmanager
-async def composed(settings: Settings, state: Path, now: Callable[[], float] = time.time) -> AsyncIterator[Daemon]:
+async def composed(
+    settings: Settings, state: Path, now: Callable[[], float] = time.time, tracing: Tracing | None = None
+) -> AsyncIterator[Daemon]:
     """A daemon that serves already, and learns when asked; in the end its worker, traffic and store are closed."""
     await asyncio.to_thread(check_detector, settings.experience)
     await asyncio.to_thread(check_languages, settings.experience)
     await asyncio.to_thread(prepare_near_duplicates)
     canaries = await asyncio.to_thread(load_canaries, settings.judging.canary_file)
     metrics = Metrics()
+    in_force = InForce(settings)
     store = Store.open(database_path(state), now, on_write_error=metrics.store_write_errors.inc)
     try:
         base = await asyncio.to_thread(_load_base, settings.serving, state)
@@ -69,12 +79,12 @@ async def composed(settings: Settings, state: Path, now: Callable[[], float] = t
             gc.collect()
             gc.freeze()  # what is loaded stays: no later collection has to look at it again
             activity = Activity(now)
-            updates = _updates(store, settings, state, base, rollouts, metrics, activity, canaries, now)
+            updates = _updates(store, in_force, state, base, rollouts, metrics, activity, canaries, tracing, now)
             services = _services(store, settings, state, base, traffic, rollouts, updates, metrics, activity, now)
             _show_learning(metrics, store, settings, updates)
-            watchdog = _watchdog(store, settings, state, base, rollouts, traffic, metrics, now)
+            watchdog = _watchdog(store, in_force, state, base, rollouts, traffic, metrics, now)
             try:
-                yield Daemon(services, rollouts, updates, watchdog)
+                yield Daemon(services, rollouts, updates, watchdog, in_force, engine.pulse)
             finally:
                 await asyncio.to_thread(updates.stop)
                 await traffic.close()
@@ -159,37 +169,47 @@ def _rollouts(
 
 def _updates(
     store: Store,
-    settings: Settings,
+    in_force: InForce,
     state: Path,
     base: LoadedBase,
     rollouts: Rollouts,
     metrics: Metrics,
     activity: Activity,
     canaries: Sequence[CanaryPrompt],
+    tracing: Tracing | None,
     now: Callable[[], float],
 ) -> Updates:
+    settings = in_force.settings
+    event_files = EventFiles(store, settings.learner, state, settings.monitoring.tensorboard_updates)
     return Updates(
         store=store,
         learner=settings.learner,
         state=state,
         base=Base(base.name, base.path, base.sha256, str(base.device), settings.serving.dtype),
         learning=settings.learning,
-        judging=settings.judging,
+        judging=in_force.judging,
         rollouts=rollouts,
         metrics=metrics,
         idle_seconds=lambda: activity.idle_seconds,
         longest_wait=activity.take_longest_wait,
         loop=asyncio.get_running_loop(),
         canaries=canaries,
-        cooling=lambda: why_cooling(store, settings.learner, settings.watchdog.cooldown_seconds, now),
-        when_ended=when_ended(store, settings.learner, state, settings.monitoring.tensorboard_updates),
+        on_end=functools.partial(_tell_of_end, event_files, tracing),
+        cooling=lambda: why_cooling(store, settings.learner, in_force.watchdog().cooldown_seconds, now),
         now=now,
     )
 
 
+def _tell_of_end(event_files: EventFiles, tracing: Tracing | None, running: Running, outcome: str, at: float) -> None:
+    event_files.write(running.update)
+    if tracing is not None and running.steps:
+        numbers = {f"selflearn.{name}": value for name, value in running.counted().items()}
+        tracing.update(running.steps, at, {**numbers, "selflearn.outcome": outcome})
+
+
 def _watchdog(
     store: Store,
-    settings: Settings,
+    in_force: InForce,
     state: Path,
     base: LoadedBase,
     rollouts: Rollouts,
@@ -198,11 +218,12 @@ def _watchdog(
     now: Callable[[], float],
 ) -> Watchdog:
     tolerance = TOLERANCES[str(base.model.dtype).removeprefix("torch.")]
+    settings = in_force.settings
     return Watchdog(
         store=store,
         learner=settings.learner,
         state=state,
-        settings=settings.watchdog,
+        settings=in_force.watchdog,
         experience=settings.experience,
         rollouts=rollouts,
         probe=AnchorProbe(traffic, base.tokenizer, tolerance=tolerance),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,11 +59,6 @@ class EventFiles:
         """Where its files are by now: among the versions, with the kept candidates, or still in its job folder."""
         sealed = (version_directory(self.state, update), refused_directory(self.state, update))
         return next((each for each in sealed if each.is_dir()), work_directory(self.state, update) / "candidate")
-
-
-def when_ended(store: Store, learner: str, state: Path, keep: int) -> Callable[[int], None]:
-    """What is called with each update that has ended."""
-    return EventFiles(store, learner, state, keep).write
 
 
 def _scalars(report: Mapping[str, Any], checks: list[dict[str, Any]]) -> dict[str, float]:

@@ -9,10 +9,11 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -23,18 +24,22 @@ from starlette.applications import Starlette
 from selflearn import overview
 from selflearn.api.app import create_app
 from selflearn.api.connections import server_config
-from selflearn.api.keyring import Keyring, read_keyring
-from selflearn.api.origins import LOOPBACK
+from selflearn.api.keyring import Keyring
 from selflearn.api.services import Services
-from selflearn.config import ApiSettings, Settings
-from selflearn.daemon.composition import composed
+from selflearn.api.tls import certificate, server_options
+from selflearn.config import Settings
+from selflearn.daemon.composition import Daemon, composed
 from selflearn.daemon.rebuilding import TRIGGER, Rebuilding
+from selflearn.daemon.reloading import Reloading, keyring_of
+from selflearn.daemon.supervision import Supervisor, supervised
 from selflearn.daemon.updates import Updates
 from selflearn.errors import ConfigurationError, SelflearnError
 from selflearn.experience.keeping.retention import retain
 from selflearn.monitoring import configure
+from selflearn.monitoring.tracing import Tracing, tracing
 from selflearn.restore import finish_restore
 from selflearn.store.directory import hold_state
+from selflearn.versions import version_name
 from selflearn.versions.retention import prune
 
 FIRST_LOOK_SECONDS = 5.0
@@ -44,36 +49,33 @@ FIRST_RETENTION_SECONDS = 300.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What stands around the HTTP interface: whom it lets in, what encrypts it, who is told of its requests."""
+
+    keyring: Keyring | None
+    tls: ssl.SSLContext | None
+    traces: Tracing | None
+
+
 def run(settings: Settings, now: Callable[[], float] = time.time, reread: Callable[[], Settings] | None = None) -> int:
     """Serves until a signal; returns the exit code: 0 after a clean end, 1 if it could not start or broke.
 
-    SIGHUP takes keys and limits (``api``) anew, from the settings that ``reread`` returns.
+    SIGHUP takes settings anew (see :mod:`selflearn.daemon.reloading`), from those that ``reread`` returns.
     """
-    configure(settings.logging.level, settings.logging.format)
     if not os.isatty(0):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is listened to: it must not end what is starting
     try:
-        keyring = _keyring(settings.serving.host, settings.api)
-        with _address(settings) as listening, hold_state(settings.state) as state:
+        configure(settings.logging)
+        keyring, tls = keyring_of(settings.serving.host, settings.api), certificate(settings.api)
+        with _address(settings) as listening, hold_state(settings.state) as state, tracing(os.environ) as traces:
             finish_restore(state)  # one that was killed on its way
-            asyncio.run(_serve(settings, keyring, state, listening, now, reread or (lambda: settings)))
+            access = Access(keyring, tls, traces)
+            asyncio.run(_serve(settings, access, state, listening, now, reread or (lambda: settings)))
     except SelflearnError as error:
         print(f"selflearn: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _keyring(host: str, api: ApiSettings) -> Keyring | None:
-    """The keys that are let in; None, for all, only on loopback."""
-    if api.keys_file is not None:
-        return read_keyring(api.keys_file)
-    if host in LOOPBACK:
-        return None
-    raise ConfigurationError(
-        f"serving.host is {host!r}, but there are no keys: whoever reaches it could do anything. Make keys with "
-        "'selflearn keys add NAME --role ROLE --keys-file FILE' and name the file in api.keys_file, or listen on a "
-        f"loopback address ({', '.join(LOOPBACK)})."
-    )
 
 
 @contextlib.contextmanager
@@ -102,25 +104,31 @@ def _address(settings: Settings) -> Iterator[socket.socket]:
 
 async def _serve(
     settings: Settings,
-    keyring: Keyring | None,
+    access: Access,
     state: Path,
     listening: socket.socket,
     now: Callable[[], float],
     reread: Callable[[], Settings],
 ) -> None:
-    async with composed(settings, state, now) as daemon:
+    async with composed(settings, state, now, access.traces) as daemon:
         host, port = listening.getsockname()[:2]
-        app = create_app(replace(daemon.services, keyring=keyring))
-        server = _server(app, settings.serving.drain_seconds)
-        _listen_to_signals(server, daemon.updates, functools.partial(_reload, app, reread))
+        app = create_app(replace(daemon.services, keyring=access.keyring), access.traces)
+        supervisor, status = Supervisor.of(os.environ), functools.partial(_status, daemon)
+        server = _server(app, settings.serving.drain_seconds, access.tls, lambda: supervisor.ready(status()))
+        reloading = Reloading(app, daemon.in_force, access.tls, reread)
+        _listen_to_signals(
+            server, daemon.updates, functools.partial(_reload, reloading, supervisor, status), supervisor
+        )
         scheduler = _scheduler(daemon.updates, settings)
         _keep_limits(scheduler, daemon.services)
-        _rebuilding(daemon.services, daemon.updates, settings).begin(scheduler)
+        _rebuilding(daemon).begin(scheduler)
         follower = asyncio.create_task(daemon.rollouts.follow_forever())
         watcher = asyncio.create_task(daemon.watchdog.watch_forever())
-        _say_hello(f"http://{f'[{host}]' if ':' in host else host}:{port}", app.state.services, settings)
+        scheme = "http" if access.tls is None else "https"
+        _say_hello(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", app.state.services, settings)
         try:
-            await server.serve(sockets=[listening])
+            async with supervised(supervisor, daemon.pulse, status):
+                await server.serve(sockets=[listening])
         finally:
             scheduler.shutdown(wait=False)
             follower.cancel()
@@ -128,32 +136,44 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to the daemon: a worker has to end as well, and a second SIGTERM has to end all."""
+    """Leaves the signals to the daemon: a worker has to end as well, and a second SIGTERM has to end all.
+
+    ``on_ready`` is called once it takes requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _server(app: Starlette, drain_seconds: float) -> _Server:
-    return _Server(server_config(app, timeout_graceful_shutdown=int(drain_seconds) + 1))
+def _server(app: Starlette, drain_seconds: float, tls: ssl.SSLContext | None, on_ready: Callable[[], None]) -> _Server:
+    config = server_config(app, timeout_graceful_shutdown=int(drain_seconds) + 1, **server_options(tls))
+    return _Server(config, on_ready)
 
 
-def _reload(app: Starlette, reread: Callable[[], Settings]) -> None:
-    """Takes keys and limits anew for requests to come; if anything is wrong with them, the old ones stay."""
-    services: Services = app.state.services
-    try:
-        api = reread().api
-        keyring = _keyring(services.serving.host, api)
-    except SelflearnError as error:
-        logger.error("keys and limits not reloaded, the old ones stay: %s", error)
-        return
-    app.state.services = replace(services, api=api, keyring=keyring)
-    keys = 0 if keyring is None else len(keyring.keys)
-    logger.info("keys and limits reloaded", extra={"fields": {"keys": keys}})
+def _status(daemon: Daemon) -> str:
+    """What the daemon does, in a line for the service manager."""
+    traffic = daemon.services.traffic
+    served = "nothing" if traffic.current is None else version_name(traffic.current.version)
+    learning = "an update runs" if daemon.updates.is_running() else "no update runs"
+    return f"serves {served}; {traffic.running} requests run, {traffic.waiting} wait; {learning}"
 
 
-def _listen_to_signals(server: _Server, updates: Updates, reload: Callable[[], None]) -> None:
+def _reload(reloading: Reloading, supervisor: Supervisor, status: Callable[[], str]) -> None:
+    supervisor.reloading()
+    taken = reloading.reload()
+    supervisor.ready(status() if taken else "settings not reloaded, the log says why; " + status())
+
+
+def _listen_to_signals(server: _Server, updates: Updates, reload: Callable[[], None], supervisor: Supervisor) -> None:
     """The first SIGTERM or SIGINT ends gracefully, a second one at once.
 
     SIGHUP reloads; that of a terminal that was closed ends, too.
@@ -166,6 +186,7 @@ def _listen_to_signals(server: _Server, updates: Updates, reload: Callable[[], N
             updates.kill_worker()
             os._exit(128 + number)
         logger.info("signal %s: finishing what is in flight; a second signal ends at once", number.name)
+        supervisor.stopping("requests in flight are finished")
         server.should_exit = True
         updates.interrupt()
 
@@ -214,13 +235,14 @@ def _keep_limits(scheduler: BackgroundScheduler, services: Services) -> None:
         )
 
 
-def _rebuilding(services: Services, updates: Updates, settings: Settings) -> Rebuilding:
+def _rebuilding(daemon: Daemon) -> Rebuilding:
+    services = daemon.services
     return Rebuilding(
         store=services.store,
         learner=services.learner,
-        judging=settings.judging,
-        running=updates.is_running,
-        start=lambda: updates.learn_now(TRIGGER),
+        judging=daemon.in_force.judging,
+        running=daemon.updates.is_running,
+        start=lambda: daemon.updates.learn_now(TRIGGER),
         now=services.now,
     )
 

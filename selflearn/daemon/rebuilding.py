@@ -140,7 +140,7 @@ class Rebuilding:
         *,
         store: Store,
         learner: str,
-        judging: JudgingSettings,
+        judging: Callable[[], JudgingSettings],
         running: Callable[[], bool],
         start: Callable[[], Any],
         now: Callable[[], float] = time.time,
@@ -178,7 +178,7 @@ class Rebuilding:
         return overview.is_paused(self._store) or held(connection, self._learner) is not None
 
     def _go_on(self) -> None:
-        rebuild = self._store.write(lambda connection: advance(connection, self._learner, self._judging))
+        rebuild = self._store.write(lambda connection: advance(connection, self._learner, self._judging()))
         if rebuild is None:
             return
         if rebuild.updates:

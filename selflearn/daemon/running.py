@@ -25,11 +25,17 @@ class Running:
     worker: Worker | None = None
     preemption: Preemption | None = None
     cancelled_because: str | None = None
+    steps: list[tuple[str, float]] = field(default_factory=list)  # what was done, and when (unix seconds) it began
 
     @property
     def update(self) -> int:
         """Its number, and that of the version it may become."""
         return self.opened.update
+
+    def begin(self, step: str, at: float) -> None:
+        """Notes that a step begins, which ends the one before; harmless while it goes on."""
+        if not self.steps or self.steps[-1][0] != step:
+            self.steps.append((step, at))
 
     def counted(self) -> dict[str, Any]:
         """What it is and how many examples it has by role, for the log."""

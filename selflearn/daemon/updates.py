@@ -37,7 +37,7 @@ from selflearn.experience import funnel, new_examples, why_not
 from selflearn.failpoints import reach
 from selflearn.judging import Verdict
 from selflearn.judging.canary_prompts import CanaryPrompt
-from selflearn.learning.forecast import Forecast, Speed, work_of
+from selflearn.learning.forecast import Forecast, Speed, phase_of, work_of
 from selflearn.learning.job import write_job
 from selflearn.learning.process import Cancelled, Worker
 from selflearn.learning.trigger import Situation, reason_to_wait
@@ -64,7 +64,7 @@ class Updates:
         state: Path,
         base: Base,
         learning: LearningSettings,
-        judging: JudgingSettings,
+        judging: Callable[[], JudgingSettings],
         rollouts: Rollouts,
         metrics: Metrics,
         idle_seconds: Callable[[], float],
@@ -72,7 +72,7 @@ class Updates:
         loop: asyncio.AbstractEventLoop,
         canaries: Sequence[CanaryPrompt] = (),
         cooling: Callable[[], str] = str,
-        when_ended: Callable[[int], None] = lambda update: None,
+        on_end: Callable[[Running, str, float], None] = lambda running, outcome, at: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state, self._base = store, learner, state, base
@@ -80,7 +80,7 @@ class Updates:
         self._rollouts, self._metrics = rollouts, metrics
         self._idle_seconds, self._longest_wait = idle_seconds, longest_wait
         self._loop, self._now, self._cooling = loop, now, cooling
-        self._when_ended = when_ended  # called in the update's thread, as long as its files are there; must not raise
+        self._on_end = on_end  # called in the update's thread, as long as its files are there; must not raise
         self._lock = threading.Lock()
         self._running: Running | None = None
         self._not_enough: str | None = None
@@ -228,7 +228,8 @@ class Updates:
     # One update
 
     def _open(self, connection: sqlite3.Connection, trigger: str, dry_run: bool) -> Running:
-        judging = self._judging.model_copy(update={"dry_run": True}) if dry_run else self._judging
+        judging = self._judging()  # that of now, to the update's end
+        judging = judging.model_copy(update={"dry_run": True}) if dry_run else judging
         require_unheld(connection, self._learner, "no update starts")
         opened = open_update_for(
             connection,
@@ -255,11 +256,12 @@ class Updates:
         finally:
             finished = self._now()
             self._metrics.observe_update(outcome, duration_seconds=finished - running.started_at, finished_at=finished)
-            self._when_ended(running.update)
+            self._on_end(running, outcome, finished)
             remove_tree(work)
             self._running = None
 
     def _train_and_judge(self, running: Running, work: Path) -> str:
+        running.begin("preparing", running.started_at)
         reach("after-snapshot")
         job = make_job(
             self._state,
@@ -281,10 +283,13 @@ class Updates:
         if isinstance(result, Cancelled):
             reason = running.cancelled_because or "it was cancelled"
             return self._close(running, "interrupted" if self._stopping else "cancelled", None, None, reason)
+        running.begin("judging", self._now())
         verdict = judge(result, running.judging)
         show_verdict(self._metrics, result["measurements"]["weight_drift"], verdict.as_dict())
         if verdict.outcome == "promote" and not running.judging.dry_run:
+            running.begin("promoting", self._now())
             return self._promote(running, work, result, verdict)
+        running.begin("closing", self._now())
         report = keep_candidate(
             self._state,
             work,
@@ -324,6 +329,7 @@ class Updates:
         if running.forecast is not None:
             running.forecast.saw(line)
             self._speed = running.forecast.speed
+        running.begin(phase_of(line), float(line["at"]))
         show_progress(self._metrics, line)
         if "steps" in line and line["step"] % 10 == 0:
             fields = {key: line[key] for key in ("step", "steps", "loss", "kl", "ewc")}

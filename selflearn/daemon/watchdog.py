@@ -60,7 +60,7 @@ class Watchdog:
         store: Store,
         learner: str,
         state: Path,
-        settings: WatchdogSettings,
+        settings: Callable[[], WatchdogSettings],
         experience: ExperienceSettings,
         rollouts: Rollouts,
         probe: AnchorProbe,
@@ -68,7 +68,7 @@ class Watchdog:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._learner, self._state = store, learner, state
-        self._settings, self._experience, self._limits = settings, experience, Limits.of(settings)
+        self._settings_in_force, self._experience = settings, experience
         self._rollouts, self._probe, self._metrics, self._now = rollouts, probe, metrics, now
         self._tallies: dict[Term, Tally] = {}
         self._probed_at = -math.inf
@@ -305,6 +305,14 @@ class Watchdog:
             raise Conflict(f"The canary, version {canary.version}, has ended meanwhile.", code="changed_meanwhile")
 
     # What was counted
+
+    @property
+    def _settings(self) -> WatchdogSettings:
+        return self._settings_in_force()
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits.of(self._settings)
 
     @property
     def _most(self) -> int:

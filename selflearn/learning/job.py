@@ -104,7 +104,8 @@ def write_synthetic(examples: Sequence[JobExample], path: Path) -> None:
 def read_job(folder: Path) -> Job:
     """Reads the job back from ``folder``."""
     settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    lines = (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    # not splitlines(), to which U+2028 and others that people paste end a line as well
+    lines = (folder / "examples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     settings["learning"] = LearningSettings(**settings["learning"])
     settings["judging"] = JudgingSettings(**settings["judging"])
     settings["contradicting"] = tuple(settings["contradicting"])

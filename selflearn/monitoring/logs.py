@@ -1,4 +1,4 @@
-"""Structured logs on stderr: one line per event, for people (text) or for machines (JSON).
+"""Structured logs, on stderr or in a file: one line per event, for people (text) or for machines (JSON).
 
 Write ``log.info("update promoted", extra={"fields": {"update": 7}})``; the fields become ``update=7`` or JSON members.
 What is logged while a request is answered has its id too.
@@ -12,21 +12,30 @@ import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import TextIO
+
+from selflearn.config import LoggingSettings
+from selflearn.errors import ConfigurationError
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)  # of the request that is being answered
 
 
-def configure(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Sends the log of the whole process to ``stream`` (stderr by default).
+def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+    """Sends the log of the whole process to the file of the settings, or else to ``stream`` (stderr by default).
 
-    ``level`` is debug, info, warning or error; ``style`` is text or json. Calling it again replaces the former set-up.
+    Calling it again replaces the former set-up; ``ConfigurationError`` if the file cannot be written, which changes
+    nothing.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler = logging.StreamHandler(stream or sys.stderr) if settings.file is None else _to_file(settings.file)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    before, root.handlers[:] = root.handlers[:], [handler]
+    for former in before:
+        if isinstance(former, logging.FileHandler):
+            former.close()
+    root.setLevel(settings.level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -41,6 +50,17 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
         "ContinuousBatchingLogger",
     ):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _to_file(file: Path) -> logging.Handler:
+    """Appends to a file, and to a new one of this name as soon as somebody has moved it away."""
+    try:
+        return WatchedFileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"The log file {file} cannot be written: {error.strerror}. Make its directory, writable for the daemon, or "
+            "name another in logging.file."
+        ) from error
 
 
 class TextFormatter(logging.Formatter):

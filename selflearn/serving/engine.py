@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -123,4 +124,8 @@ class Engine(Protocol):
         Raises ``ProofFailed`` when the loaded weights are not the saved ones, ``VersionDamaged`` when they cannot be
         loaded, ``EngineError`` when the engine itself does not start.
         """
+        ...
+
+    def pulse(self) -> Future[None]:
+        """A sign of life: done once the engine has come by. Cancelled if it is not there to do so. From any thread."""
         ...

@@ -12,6 +12,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +110,15 @@ class TransformersEngine:
             loop.close(owner)
             raise
         return TransformersGeneration(version, owner, loop, self)
+
+    def pulse(self) -> Future[None]:
+        """See :class:`selflearn.serving.engine.Engine`: its thread comes by between two steps."""
+        loop = self._loop
+        if loop is not None:
+            return loop.call(lambda: None)
+        none: Future[None] = Future()
+        none.cancel()
+        return none
 
     def close(self) -> None:
         """Ends the engine's thread; what is in it fails. Blocking."""

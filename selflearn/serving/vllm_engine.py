@@ -13,6 +13,7 @@ import logging
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -70,6 +71,12 @@ class VLLMEngine:
             generation = VLLMGeneration(self, version, directory, self._load(version, directory))
             self._generations.add(generation)
         return generation
+
+    def pulse(self) -> Future[None]:
+        """See :class:`selflearn.serving.engine.Engine`: at once, for the server has a keeper of its own."""
+        alive: Future[None] = Future()
+        alive.set_result(None)
+        return alive
 
     def close(self) -> None:
         """Ends the watch over the server, and the server if it is our own. Blocking."""

@@ -101,7 +101,7 @@ def answers(directory: Path) -> list[dict[str, Any]]:
     path = directory / ANSWERS
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # texts may have other ends of lines
     return [row for row in map(_decoded, lines) if isinstance(row, dict)]
 
 

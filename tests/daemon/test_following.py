@@ -8,6 +8,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ class Gate:
             assert self.opened.wait(30)
         self.generations.append(self.engine.open_generation(version, adapter_directory))
         return self.generations[-1]
+
+    def pulse(self) -> Future[None]:
+        return self.engine.pulse()
 
 
 @dataclass

@@ -56,7 +56,7 @@ def test_with_keys_all_addresses_may_be_listened_to_and_keys_change_while_it_run
         file.write_text(good)
         (state / "selflearn.toml").write_text("[api]\nrequests_per_minute = 1\n")
         daemon.signal(signal.SIGHUP)
-        until(lambda: daemon.log.read_text().count("keys and limits reloaded") == 2)
+        until(lambda: daemon.log.read_text().count("settings reloaded") == 2)
         assert [status(daemon, cid) for _ in range(2)] == [200, 429]
 
 
@@ -81,7 +81,7 @@ def test_a_daemon_ends_with_its_terminal_but_not_by_a_hangup_alone(lab: Lab, tmp
         os.close(slave)
         until(lambda: process.poll() is not None or "Ctrl-C" in log.read_text(), START_SECONDS)
         process.send_signal(signal.SIGHUP)
-        until(lambda: "keys and limits reloaded" in log.read_text())
+        until(lambda: "settings reloaded" in log.read_text())
         assert process.poll() is None
         os.close(master)
         process.send_signal(signal.SIGHUP)

@@ -33,7 +33,7 @@ def test_why_it_does_not_learn(bench: Bench, columns: dict[str, Any], share: flo
         state=bench.store.path.parent,
         base=cast(Any, None),  # no update gets as far as the model
         learning=LearningSettings(max_source_share=share, min_source_examples=4),
-        judging=JudgingSettings(),
+        judging=JudgingSettings,
         rollouts=cast(Any, None),
         metrics=metrics,
         idle_seconds=lambda: 3600.0,

@@ -177,7 +177,7 @@ class World:
         return Rebuilding(
             store=self.store,
             learner=LEARNER,
-            judging=JUDGING,
+            judging=lambda: JUDGING,
             running=lambda: False,
             start=lambda: self.learn(TRIGGER),
             now=self.bench.now,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from selflearn.config import LoggingSettings
 from selflearn.monitoring import configure
 from selflearn.monitoring.logs import request_id
 
@@ -28,7 +29,7 @@ def stream() -> Iterator[io.StringIO]:
 
 
 def test_text_has_fields_and_one_line(stream: io.StringIO) -> None:
-    configure("info", "text", stream)
+    configure(LoggingSettings(), stream)
     fields = {"update": 7, "loss": 1.23456789, "why": "two words", "none": ""}
     logging.getLogger("selflearn.daemon").info("promoted\nforged line", extra={"fields": fields})
     (line,) = stream.getvalue().splitlines()
@@ -36,7 +37,7 @@ def test_text_has_fields_and_one_line(stream: io.StringIO) -> None:
 
 
 def test_what_is_logged_during_a_request_names_it(stream: io.StringIO) -> None:
-    configure("info", "text", stream)
+    configure(LoggingSettings(), stream)
     log = logging.getLogger("selflearn.api")
 
     def answer(identity: str) -> None:
@@ -51,7 +52,7 @@ def test_what_is_logged_during_a_request_names_it(stream: io.StringIO) -> None:
 
 
 def test_json_is_one_object_a_line(stream: io.StringIO) -> None:
-    configure("debug", "json", stream)
+    configure(LoggingSettings(level="debug", format="json"), stream)
     try:
         raise ValueError("bad")
     except ValueError:
@@ -63,7 +64,7 @@ def test_json_is_one_object_a_line(stream: io.StringIO) -> None:
 
 
 def test_level_and_chatty_libraries(stream: io.StringIO) -> None:
-    configure("info", "text", stream)
+    configure(LoggingSettings(), stream)
     logging.getLogger("selflearn").debug("hidden")
     logging.getLogger("httpx").info("hidden, too")
     logging.getLogger("httpx").warning("shown")
