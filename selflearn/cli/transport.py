@@ -85,8 +85,8 @@ def answered(
 ) -> Iterator[HTTPResponse]:
     """Sends a request and gives the answer while its body is still to be read.
 
-    Bytes are sent as JSON Lines, all else as JSON. ``timeout`` is the longest silence, in seconds; ``trusted`` says whose
-    certificates are believed (None: what the system trusts). Raises
+    Bytes are sent as JSON Lines, all else as JSON. ``timeout`` is the longest silence, in seconds; ``trusted`` says
+    whose certificates are believed (None: those that the system trusts). Raises
     ``DaemonUnreachable`` for what is no address, :class:`BrokenOff` for all that goes wrong on the way, also while the
     body is read.
     """
