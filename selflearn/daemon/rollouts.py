@@ -43,6 +43,7 @@ from selflearn.versions import (
     verify_registered,
 )
 from selflearn.versions.overrides import was_not_promoted
+from selflearn.versions.removal import unknown_version
 from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
 FOLLOW_SECONDS = 1.0
@@ -225,14 +226,18 @@ class Rollouts:
         ``NotFound`` or ``VersionRemoved`` if there is nothing to load.
         """
         async with self._visiting:
-            if self._resident(version) is not None:
-                return
-            generation = await asyncio.to_thread(self._opener.open, version)
-            async with self._changing:
-                if self._resident(version) is None and version not in self._withdrawn:
-                    await self._traffic.visit(generation)
-            if self._traffic.resident(version) is not generation:
-                await generation.close(0.0)
+            if self._resident(version) is None and version not in self._withdrawn:
+                await self._let_in(await asyncio.to_thread(self._opener.open, version))
+        if self._resident(version) is None:  # it was withdrawn meanwhile, or before
+            raise unknown_version(version)
+
+    async def _let_in(self, generation: Generation) -> None:
+        version = generation.version
+        async with self._changing:
+            if self._resident(version) is None and version not in self._withdrawn:
+                await self._traffic.visit(generation)
+        if self._traffic.resident(version) is not generation:
+            await generation.close(0.0)
 
     async def withdraw(self, versions: Collection[int]) -> None:
         """Serves what the log says, and lets go of versions of which nobody may get an answer any more.

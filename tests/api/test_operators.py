@@ -1,4 +1,4 @@
-"""Feedback, models, operators' routes, metrics and the page, over HTTP."""
+"""Feedback, models, operators' routes and metrics, over HTTP."""
 
 from __future__ import annotations
 
@@ -101,12 +101,3 @@ def test_metrics_count_by_route(running: Running) -> None:
     assert f'selflearn_version_info{{sha256="{"ab" * 32}",version="0"}} 1.0' in text
     assert 'selflearn_examples{state="trained"} 0.0' in text
     assert metric(running, "selflearn_requests_running") == 0
-
-
-def test_the_page_says_what_this_is(running: Running) -> None:
-    page = running.http.get("/", headers={"accept": "text/html"})
-    assert page.headers["content-type"].startswith("text/html")
-    assert running.url in page.text
-    assert running.http.get("/").json()["name"] == "selflearn"
-    hostile = running.http.get("/", headers={"accept": "text/html", "host": 'x"><script>'})
-    assert hostile.status_code == 403

@@ -49,7 +49,7 @@ export function newAnswer(mayTeach) {
     trying(async () => {
       const receipt = await post("/v1/feedback", { interaction_id: id, ...body });
       said.textContent =
-        receipt.detail || STATUS[/** @type {keyof typeof STATUS} */ (receipt.status)] || receipt.status;
+        capital(receipt.detail) || STATUS[/** @type {keyof typeof STATUS} */ (receipt.status)] || receipt.status;
       return receipt;
     });
 

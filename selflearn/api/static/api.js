@@ -32,11 +32,6 @@ export function keepKey(key) {
   else sessionStorage.setItem(KEY, key);
 }
 
-/** @returns {boolean} */
-export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
-}
-
 /**
  * @param {string} path
  * @param {Record<string, string | number | null | undefined>} [query] what is empty is left out

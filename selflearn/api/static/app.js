@@ -1,6 +1,6 @@
 /** The start: who asks, what they may see, and which view is shown. */
 
-import { get, hasKey, keepKey, whenKeyIsNeeded } from "./api.js";
+import { get, keepKey, whenKeyIsNeeded } from "./api.js";
 import { startChat } from "./chat.js";
 import { startData } from "./data.js";
 import { askForKey, trying } from "./dialogs.js";
@@ -91,7 +91,7 @@ function every(seconds, work) {
 function startKey(caller) {
   const key = byId("key");
   key.hidden = !caller.keys;
-  key.textContent = hasKey() ? `${caller.name} (${caller.role}): forget key` : "Key";
+  key.title = `${caller.name} (${caller.role})`;
   key.addEventListener("click", () => {
     keepKey(null);
     location.reload();

@@ -3,6 +3,10 @@
 import { h } from "./dom.js";
 
 const HEIGHT = 220;
+/** Steps and versions are whole numbers, and so are the distances between the lines. */
+const WHOLE = [1, 2, 5]
+  .flatMap((digit) => [1, 10, 100, 1000, 10000].map((power) => digit * power))
+  .sort((a, b) => a - b);
 const COLOURS = ["--series-1", "--series-2", "--series-3", "--series-4"];
 
 /**
@@ -39,7 +43,7 @@ export async function chart(title, across, series) {
         height: HEIGHT,
         scales: { x: { time: false } },
         axes: [
-          { ...axis, label: across, labelSize: 22, size: 34 },
+          { ...axis, label: across, labelSize: 22, size: 34, incrs: WHOLE },
           { ...axis, size: 58 },
         ],
         series: [

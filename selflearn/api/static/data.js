@@ -5,7 +5,7 @@ import { confirm, notice, trying } from "./dialogs.js";
 import { button, fill, h, labelled, put } from "./dom.js";
 import { ago, counted, named, time } from "./format.js";
 import { forget, forgetForm } from "./forget.js";
-import { pagedList } from "./lists.js";
+import { pagedList, unfolding } from "./lists.js";
 import { mark } from "./verdict.js";
 
 const PAGE = 25;
@@ -104,17 +104,14 @@ function interaction(row, look) {
       { class: "meta", title: time(row.created_at) },
       `${named(row.version)} · ${who} · ${ago(row.created_at)}${row.state === "completed" ? "" : ` · ${row.state}`}${came ? ` · ${came}` : ""}`,
     ),
-    h(
-      "div",
-      { class: "actions" },
-      button("Forget", () => forget({ interaction: row.id }, look), {
-        class: "danger",
-        "data-focus": `forget-${row.id}`,
-      }),
-    ),
-    unfolding("What came of it", `story-${row.id}`, async () =>
+    unfolding(["What came of it"], `story-${row.id}`, async () => [
       cameOf(await get(`/admin/why/interactions/${encodeURIComponent(row.id)}`)),
-    ),
+      h(
+        "div",
+        { class: "actions" },
+        button("Forget", () => forget({ interaction: row.id }, look), { class: "danger" }),
+      ),
+    ]),
   );
 }
 
@@ -173,7 +170,7 @@ function example(row, look) {
     ),
     why && h("p", { class: "reason" }, why),
     h("div", { class: "actions" }, row.state !== "forgotten" && act),
-    unfolding("Details", `example-${row.id}`, async () => details(await get(`/admin/data/examples/${row.id}`))),
+    unfolding(["Details"], `example-${row.id}`, async () => [details(await get(`/admin/data/examples/${row.id}`))]),
   );
 }
 
@@ -237,19 +234,4 @@ function quarantine(id, look) {
     notice(`Example ${id} is in quarantine.`);
     await look();
   });
-}
-
-/**
- * Details that are asked for when they are opened.
- * @param {string} label
- * @param {string} focus
- * @param {() => Promise<Node>} ask
- */
-export function unfolding(label, focus, ask) {
-  const body = h("div", {});
-  const made = h("details", {}, h("summary", { "data-focus": focus }, label), body);
-  made.addEventListener("toggle", async () => {
-    if (made.open && !body.childNodes.length) put(body, await trying(ask));
-  });
-  return made;
 }

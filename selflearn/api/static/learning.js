@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { lossChart } from "./charts.js";
 import { confirm, notice, trying } from "./dialogs.js";
 import { button, fill, h, put } from "./dom.js";
-import { counted, duration, number } from "./format.js";
+import { capital, counted, duration, number } from "./format.js";
 import { pagedList } from "./lists.js";
 import { updateCard } from "./verdict.js";
 
@@ -146,7 +146,7 @@ function stage(stages) {
     h(
       "li",
       {},
-      h("div", { class: "stage" }, h("strong", {}, each.stage), h("span", {}, number(each.number))),
+      h("div", { class: "stage" }, h("strong", {}, capital(each.stage)), h("span", {}, number(each.number))),
       h("progress", { max: most, value: each.number, "aria-label": `${each.stage}: ${each.number}` }),
       each.losses.length > 0 &&
         h(

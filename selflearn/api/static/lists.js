@@ -1,4 +1,4 @@
-/** Lists that are read page by page, latest first. */
+/** Lists that are read page by page, latest first, and details that are read when somebody wants them. */
 
 import { button, fill, h, put } from "./dom.js";
 import { trying } from "./dialogs.js";
@@ -41,4 +41,20 @@ export function pagedList(paging) {
     paging.told?.(rows);
   };
   return { element: h("div", {}, list, foot), load: () => read(true) };
+}
+
+/**
+ * Details that are asked for when they are opened.
+ * @param {import("./dom.js").Child[]} summary
+ * @param {string} focus names the summary, so that it keeps the focus when its list is read anew
+ * @param {() => Promise<import("./dom.js").Child[]>} ask
+ * @returns {HTMLDetailsElement}
+ */
+export function unfolding(summary, focus, ask) {
+  const body = h("div", {});
+  const made = h("details", {}, h("summary", { "data-focus": focus }, summary), body);
+  made.addEventListener("toggle", async () => {
+    if (made.open && !body.childNodes.length) put(body, (await trying(ask)) ?? []);
+  });
+  return made;
 }

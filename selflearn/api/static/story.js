@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { lossChart } from "./charts.js";
 import { h, table } from "./dom.js";
-import { counted, named, number, time } from "./format.js";
+import { capital, counted, named, number, time } from "./format.js";
 import { verdictTable } from "./verdict.js";
 
 /**
@@ -26,7 +26,7 @@ export async function story(version) {
 
 /** @param {string} title @param {...(Node | null)} content */
 function section(title, ...content) {
-  return h("section", {}, h("h4", {}, title), content);
+  return h("section", {}, h("h3", {}, title), content);
 }
 
 /** @param {any[]} told what was asked of parent and candidate, which neither trained on */
@@ -78,7 +78,7 @@ function after(after) {
       `Served from ${time(period.from)} until ${period.until === null ? "now" : time(period.until)}${period.share ? ` to ${number(100 * period.share)} % of the conversations` : ""}.`,
     );
   if (after.traffic)
-    lines.push(traffic(after.traffic), ...(after.before ? [`Before it, ${traffic(after.before)}`] : []));
+    lines.push(capital(traffic(after.traffic)), ...(after.before ? [`Before it, ${traffic(after.before)}`] : []));
   for (const alarm of after.alarms) lines.push(`Alarm at ${time(alarm.created_at)}: ${alarm.signal}, ${alarm.action}.`);
   if (after.ended_by)
     lines.push(

@@ -2,9 +2,9 @@
 
 import { get } from "./api.js";
 import { lossChart } from "./charts.js";
-import { trying } from "./dialogs.js";
-import { h, put, table } from "./dom.js";
+import { h, table } from "./dom.js";
 import { ago, duration, named, number, time } from "./format.js";
+import { unfolding } from "./lists.js";
 
 const OUTCOMES = { pass: "passed", fail: "failed", inconclusive: "cannot tell" };
 
@@ -60,27 +60,15 @@ export function gateLine(verdict) {
  */
 export function updateCard(update) {
   const took = update.finished_at === null ? "" : `, took ${duration(update.finished_at - update.started_at)}`;
-  const body = h("div", { class: "folded" });
-  const summary = h(
-    "summary",
-    { "data-focus": `update-${update.id}` },
-    h("strong", {}, `Update ${update.id}`),
-    " ",
-    mark(update.state),
-    h("span", { class: "meta" }, `${ago(update.started_at)}${took}`),
-  );
-  const made = h("details", { "data-update": update.id }, summary, body);
-  made.addEventListener("toggle", async () => {
-    if (!made.open || body.childNodes.length) return;
-    const from = `From ${named(update.parent)}, started by ${update.trigger} at ${time(update.started_at)}.`;
-    put(
-      body,
-      h("p", {}, from),
-      update.reason && h("p", { class: "reason" }, update.reason),
-      verdictTable(update.verdict),
-    );
-    const curve = await trying(() => get(`/admin/updates/${update.id}/curve`));
-    if (curve) put(body, await lossChart(curve));
-  });
-  return made;
+  const meta = h("span", { class: "meta" }, `${ago(update.started_at)}${took}`);
+  const summary = [h("strong", {}, `Update ${update.id}`), " ", mark(update.state), meta];
+  return unfolding(summary, `update-${update.id}`, async () => [await explained(update)]);
+}
+
+/** @param {any} update */
+async function explained(update) {
+  const from = `From ${named(update.parent)}, started by ${update.trigger} at ${time(update.started_at)}.`;
+  const curve = await lossChart(await get(`/admin/updates/${update.id}/curve`));
+  const reason = update.reason && h("p", { class: "reason" }, update.reason);
+  return h("div", { class: "folded" }, h("p", {}, from), reason, verdictTable(update.verdict), curve);
 }

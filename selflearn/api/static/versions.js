@@ -6,7 +6,7 @@ import { trying } from "./dialogs.js";
 import { diff } from "./diff.js";
 import { button, fill, h, labelled, put } from "./dom.js";
 import { ago, capital, named, number, time } from "./format.js";
-import { pagedList } from "./lists.js";
+import { pagedList, unfolding } from "./lists.js";
 import { endCanary, force, pin, promote, rollBack, startCanary, unpin } from "./orders.js";
 import { story } from "./story.js";
 import { gateLine } from "./verdict.js";
@@ -170,7 +170,7 @@ function card(row, verdict, status, done) {
     ),
     gateLine(verdict),
     h("div", { class: "actions" }, orders(row, pinned, status, done)),
-    number > 0 && unfolding(number),
+    number > 0 && unfolding(["What it learned"], `story-${number}`, async () => [await story(number)]),
   );
 }
 
@@ -192,16 +192,6 @@ function orders(row, pinned, status, done) {
         : button("Pin", () => done(pin(version, false)), focus("pin"))),
     row.served && !pinned?.held && button("Hold in service", () => done(pin(version, true)), focus("hold")),
   ];
-}
-
-/** @param {number} version */
-function unfolding(version) {
-  const body = h("div", {});
-  const made = h("details", {}, h("summary", { "data-focus": `story-${version}` }, "What it learned"), body);
-  made.addEventListener("toggle", async () => {
-    if (made.open && !body.childNodes.length) put(body, await trying(() => story(version)));
-  });
-  return made;
 }
 
 /** @param {any} row */
