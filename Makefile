@@ -21,6 +21,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALL := $(PIP) install --constraint constraints.txt --no-build-isolation
 # two processes, each with whole files of tests, in the order in which they are collected
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# The page is tested in Chromium: installed where that is possible; where it is not, those tests say what to install.
+BROWSER := command -v chromium chromium-browser google-chrome >/dev/null || test -n "$${CHROMIUM:-}" || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing Chromium ..." && apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } || \
+	echo "Chromium is missing and could not be installed; the tests of the page will fail." >&2
 # the first interpreter of a supported release; PYTHON=... names another
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
@@ -79,6 +84,7 @@ $(VENV)/.installed: $(VENV)/.made constraints.txt pyproject.toml
 $(VENV)/.tests-installed: $(VENV)/.installed
 	@echo "Installing what the tests need ..."
 	@$(INSTALL) --editable '.[embedded,test]'
+	@$(BROWSER)
 	@touch $@
 
 $(VENV)/.checks-installed: $(VENV)/.tests-installed

@@ -99,6 +99,8 @@ export function button(label, act, attributes = {}) {
   return made;
 }
 
+let controls = 0;
+
 /**
  * A labelled control.
  * @param {string} label
@@ -106,7 +108,8 @@ export function button(label, act, attributes = {}) {
  * @param {string} [kind] a class
  */
 export function labelled(label, control, kind = "field") {
-  return h("label", { class: kind }, h("span", {}, label), control);
+  control.id ||= `control-${++controls}`;
+  return h("div", { class: kind }, h("label", { for: control.id }, label), control);
 }
 
 /**
