@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from selflearn.api.keyring import ROLES, Role, add_key
 from tests.daemons import Daemon, Lab
@@ -37,6 +37,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = chromium()
+    expect.set_options(timeout=SLOWEST_MS)
     with sync_playwright() as playwright:
         # In a container, tests run as root, and then Chromium has no sandbox; it sees nothing but our own page.
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

@@ -5,13 +5,6 @@ import { notice, trying } from "./dialogs.js";
 import { button, fill, h, icon } from "./dom.js";
 import { capital, named } from "./format.js";
 
-const STATUS = {
-  accepted: "Thank you: it will be learned.",
-  folded: "This was known already.",
-  quarantined: "It was noted, and is held back from learning.",
-  ignored: "It was noted; it changes nothing.",
-};
-
 /**
  * @typedef {object} Answer
  * @property {HTMLElement} element
@@ -48,8 +41,8 @@ export function newAnswer(mayTeach) {
   const tell = (body) =>
     trying(async () => {
       const receipt = await post("/v1/feedback", { interaction_id: id, ...body });
-      said.textContent =
-        capital(receipt.detail) || STATUS[/** @type {keyof typeof STATUS} */ (receipt.status)] || receipt.status;
+      const learned = receipt.status === "accepted" && receipt.example_id !== null;
+      said.textContent = learned ? `To be learned: ${receipt.detail}` : capital(receipt.detail || receipt.status);
       return receipt;
     });
 

@@ -34,13 +34,30 @@ export function pagedList(paging) {
     if (found === undefined || mine !== turn) return; // another question was asked meanwhile
     rows = fresh ? found : [...rows, ...found];
     const items = found.map((row) => h("li", { class: "card" }, paging.show(row)));
-    if (fresh) fill(list, items);
+    if (fresh) refill(list, items);
     else put(list, items);
     const more = found.length === paging.size && button("Show more", () => read(false), { "data-focus": "more" });
     fill(foot, more, !rows.length && h("p", { class: "empty" }, paging.empty));
     paging.told?.(rows);
   };
   return { element: h("div", {}, list, foot), load: () => read(true) };
+}
+
+/**
+ * Shows new items; what was unfolded in the old ones is unfolded in them.
+ * @param {HTMLElement} list
+ * @param {HTMLElement[]} items
+ */
+function refill(list, items) {
+  const summaries = () => /** @type {HTMLElement[]} */ ([...list.querySelectorAll("details > summary[data-focus]")]);
+  const unfolded = (/** @type {HTMLElement} */ each) => each.parentElement?.hasAttribute("open");
+  const before = new Set(
+    summaries()
+      .filter(unfolded)
+      .map((each) => each.dataset.focus),
+  );
+  fill(list, items);
+  for (const each of summaries()) each.parentElement?.toggleAttribute("open", before.has(each.dataset.focus));
 }
 
 /**
