@@ -213,6 +213,7 @@ def test_the_policy_stops_a_script_that_got_in_all_the_same(open_page: Open) -> 
           const script = document.createElement("script");
           script.textContent = "window.hacked = 1";
           document.body.append(script);
+          setTimeout(() => resolve("nothing was stopped"), 2000);
         })"""
     )
     assert broken.startswith("script-src")
