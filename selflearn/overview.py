@@ -16,13 +16,17 @@ from selflearn.experience.roles.lines import LAST_CHANGE
 from selflearn.learning import rates
 from selflearn.store import Store
 from selflearn.store.audit import newest_digest, write_audit
-from selflearn.versions import held, past_updates, running_canary, version_name, work_directory
+from selflearn.versions import held, past_updates, running_canary, version_directory, version_name, work_directory
 from selflearn.versions.alarms import list_alarms
+from selflearn.versions.curves import TRAINING_LOG, learning_curve
+from selflearn.versions.names import refused_directory
 from selflearn.versions.overrides import kept_candidates as kept_of
 from selflearn.versions.pins import pins as pins_of
 from selflearn.versions.rebuilds import rebuild_status
 
 PAUSED_KEY = "learning.paused"
+PROGRESS = "progress.jsonl"
+_NEWEST = 2**62  # above every number
 
 
 def served(store: Store, learner: str) -> dict[str, Any]:
@@ -179,9 +183,39 @@ def update(store: Store, learner: str, number: int) -> dict[str, Any] | None:
     return {**rows[0], **parsed}
 
 
+def updates(
+    store: Store, learner: str, *, state: str | None = None, before: int | None = None, limit: int = 50
+) -> list[dict[str, Any]]:
+    """Updates, latest first, each with its verdict parsed and without what its worker reported.
+
+    ``before`` is the number of the last update of the page before.
+    """
+    found = store.read(
+        "SELECT id, parent, trigger, state, reason, started_at, finished_at, rebuild_of, verdict FROM updates"
+        " WHERE learner = ? AND (? IS NULL OR state = ?) AND id < ? ORDER BY id DESC LIMIT ?",
+        (learner, state, state, _NEWEST if before is None else before, limit),
+    )
+    return [{**row, "verdict": json.loads(row["verdict"]) if row["verdict"] else None} for row in found]
+
+
+def curve(store: Store, state: Path, learner: str, number: int) -> dict[str, Any] | None:
+    """What training looks like in an update that runs, or looked like; None if there's no such update.
+
+    The shape of :func:`~selflearn.versions.curves.learning_curve`; without points where nothing is kept of it.
+    """
+    rows = store.read("SELECT state FROM updates WHERE learner = ? AND id = ?", (learner, number))
+    if not rows:
+        return None
+    log = work_directory(state, number) / PROGRESS
+    if rows[0]["state"] != "running":
+        promoted = rows[0]["state"] == "promoted"
+        log = (version_directory if promoted else refused_directory)(state, number) / TRAINING_LOG
+    return learning_curve(log)
+
+
 def progress(state: Path, number: int) -> dict[str, Any] | None:
     """The worker's last progress line of a running update, None if it wrote none yet."""
-    file = work_directory(state, number) / "progress.jsonl"
+    file = work_directory(state, number) / PROGRESS
     if not file.is_file():
         return None
     for line in reversed(file.read_text(encoding="utf-8", errors="replace").splitlines()):

@@ -9,8 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from selflearn import overview
-from selflearn.api.admin_schemas import CanaryRequest, LearnRequest, Order, PromoteRequest, RollbackRequest
-from selflearn.api.bodies import path_number, query_limit, read_json
+from selflearn.api.admin_schemas import (
+    CanaryRequest,
+    LearnRequest,
+    Order,
+    PageQuery,
+    PromoteRequest,
+    RollbackRequest,
+    UpdateQuery,
+    VersionQuery,
+)
+from selflearn.api.bodies import path_number, query_limit, read_json, validated
 from selflearn.api.keys import caller_of
 from selflearn.api.replies import reply
 from selflearn.api.services import Services
@@ -90,14 +99,31 @@ async def learn_cancel(request: Request) -> Response:
     return reply({"cancelled": cancelled})
 
 
+async def list_updates(request: Request) -> Response:
+    services, wanted = services_of(request), validated(UpdateQuery, dict(request.query_params))
+    found = await run_in_threadpool(overview.updates, services.store, services.learner, **wanted.model_dump())
+    return reply({"updates": found})
+
+
 async def show_update(request: Request) -> Response:
     services, number = services_of(request), path_number(request)
     found = await run_in_threadpool(overview.update, services.store, services.learner, number)
+    return reply(_known(found, number))
+
+
+async def show_curve(request: Request) -> Response:
+    """The losses of an update, also while it runs."""
+    services, number = services_of(request), path_number(request)
+    found = await run_in_threadpool(overview.curve, services.store, services.state, services.learner, number)
+    return reply(_known(found, number))
+
+
+def _known(found: dict[str, Any] | None, number: int) -> dict[str, Any]:
     if found is None:
         raise NotFound(
             f"There is no update {number}. See 'selflearn versions list'.", param="n", code="update_not_found"
         )
-    return reply(found)
+    return found
 
 
 async def explain(request: Request) -> Response:
@@ -111,14 +137,21 @@ async def explain_interaction(request: Request) -> Response:
 
 
 async def versions(request: Request) -> Response:
-    services = services_of(request)
-    found = await run_in_threadpool(list_versions, services.store, services.learner)
+    services, wanted = services_of(request), validated(VersionQuery, dict(request.query_params))
+    found = await run_in_threadpool(list_versions, services.store, services.learner, **wanted.model_dump())
     return reply({"versions": found})
 
 
 async def version(request: Request) -> Response:
     services, number = services_of(request), path_number(request)
     return reply(await run_in_threadpool(show_version, services.store, services.state, number))
+
+
+async def load_version(request: Request) -> Response:
+    """Lets a version answer to its own name, ``selflearn@N``, beside what is served."""
+    services, number = services_of(request), path_number(request)
+    await services.rollouts.load(number)
+    return reply({"version": number, "resident": list(services.traffic.residents)})
 
 
 async def verify(request: Request) -> Response:
@@ -134,8 +167,8 @@ async def verify_everything(request: Request) -> Response:
 
 
 async def rollout_history(request: Request) -> Response:
-    services, limit = services_of(request), query_limit(request)
-    found = await run_in_threadpool(history, services.store, services.learner, limit)
+    services, wanted = services_of(request), validated(PageQuery, dict(request.query_params))
+    found = await run_in_threadpool(history, services.store, services.learner, wanted.limit, wanted.before)
     return reply({"rollouts": found})
 
 

@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from selflearn.api.bodies import Finite, Number, Strict
+from selflearn.api.bodies import Finite, Number, Query, Strict
+from selflearn.api.data_schemas import Limit
+from selflearn.api.status_schemas import UpdateState
+
+
+class PageQuery(Query):
+    """Of lists that are latest first; ``before`` is the number of the last one of the page before."""
+
+    limit: Limit = 50
+    before: Number | None = None
+
+
+class VersionQuery(Query):
+    """Of ``GET /admin/versions``: as of other lists, but without ``limit`` all of them."""
+
+    limit: Limit | None = None
+    before: Number | None = None
+
+
+class UpdateQuery(PageQuery):
+    """Of ``GET /admin/updates``."""
+
+    state: UpdateState | None = None
 
 
 class LearnRequest(Strict):

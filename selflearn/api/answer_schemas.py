@@ -30,6 +30,14 @@ class Error(Strict):
     error: ErrorFields
 
 
+class Caller(Strict):
+    """Who asks."""
+
+    name: str = Field(description="of the key; 'local' without keys")
+    role: Literal["client", "teacher", "operator"]
+    keys: bool = Field(description="whether this server asks for keys")
+
+
 class TokenLogprob(Strict):
     token: str
     logprob: float

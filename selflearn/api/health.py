@@ -1,33 +1,15 @@
-"""Whether the daemon lives and serves, its metrics, and a page that says what this is."""
+"""Whether the daemon lives and serves, and its metrics."""
 
 from __future__ import annotations
 
-import html
-
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from selflearn import overview
 from selflearn.api.services import Services
 from selflearn.api.state import services_of
 from selflearn.experience import QUARANTINE, funnel
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>selflearn</title>
-<style>body{font:16px/1.5 system-ui;max-width:46rem;margin:3rem auto;padding:0 1rem}code,pre{background:#f3f3f3;
-padding:.1rem .3rem}pre{padding:1rem;overflow:auto}</style>
-<h1>selflearn</h1><p>This daemon serves a language model over the OpenAI API and lets it learn from corrections.
-An update reaches users only if it proved that it learned something and forgot nothing.</p>
-<pre>curl %(base)sv1/chat/completions -H 'Content-Type: application/json' \\
-  -d '{"model": "selflearn", "messages": [{"role": "user", "content": "Hello!"}]}'
-
-curl %(base)sv1/feedback -H 'Content-Type: application/json' \\
-  -d '{"interaction_id": "THE ID OF AN ANSWER", "kind": "correction", "text": "the right answer"}'</pre>
-<p><a href="/v1/models">models</a> · <a href="/admin/status">status</a> · <a href="/admin/learn">learning</a> ·
-<a href="/admin/versions">versions</a> · <a href="/admin/rollouts">rollouts</a> · <a href="/metrics">metrics</a> ·
-<a href="/readyz">ready?</a></p><p>On the command line: <code>selflearn status</code>,
-<code>selflearn chat</code>, <code>selflearn --help</code>.</p></html>
-"""
 
 
 async def livez(request: Request) -> Response:
@@ -82,11 +64,3 @@ def watch(services: Services) -> None:
 
     for refresh in (requests, version, experience):
         known.before_scrape(refresh)
-
-
-async def page(request: Request) -> Response:
-    """The pointer page: HTML for a browser, JSON for others."""
-    if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(PAGE.replace("%(base)s", html.escape(str(request.base_url))))
-    paths = ["/v1/chat/completions", "/v1/models", "/v1/feedback", "/admin/status", "/metrics", "/readyz", "/livez"]
-    return JSONResponse({"name": "selflearn", "is": "a language model that learns from its own use", "paths": paths})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -48,7 +49,7 @@ class RequireKey:
     ``open_paths`` need no key.
     """
 
-    def __init__(self, app: ASGIApp, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, open_paths: Set[str]) -> None:
         self._app = app
         self._open_paths = open_paths
 

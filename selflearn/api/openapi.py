@@ -17,6 +17,7 @@ from selflearn.api import (
     admin,
     answer_schemas,
     audit,
+    caller,
     chat,
     completions,
     data,
@@ -27,6 +28,7 @@ from selflearn.api import (
     health,
     keeping,
     models,
+    page,
     pins,
     record_schemas,
     responses,
@@ -38,11 +40,14 @@ from selflearn.api.admin_schemas import (
     CanaryRequest,
     LearnRequest,
     Order,
+    PageQuery,
     PinRequest,
     PromoteRequest,
     RollbackRequest,
     UnpinRequest,
+    UpdateQuery,
     VerifyAuditRequest,
+    VersionQuery,
 )
 from selflearn.api.answering import DONE
 from selflearn.api.data_schemas import ExampleQuery, InteractionQuery, QuarantineRequest, ReleaseRequest
@@ -155,7 +160,9 @@ OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
     ),
     health.metrics: Operation("Metrics for Prometheus", media="text/plain"),
     show_document: Operation("This document"),
-    health.page: Operation("What this is; for browsers a page"),
+    page.show_page: Operation("The page for people; for programs what this is"),
+    page.show_file: Operation("A file of the page", errors=(404,)),
+    caller.show_caller: Operation("Whose key this is, and what it may do", answer=answer_schemas.Caller, errors=(429,)),
     admin.status: Operation(
         "Health, model, served version, counts, learning", answer=status_schemas.Status, errors=(503,)
     ),
@@ -164,7 +171,11 @@ OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
     admin.learn_pause: Operation("Start no updates", answer=answer_schemas.Paused, errors=(503,)),
     admin.learn_resume: Operation("Start updates again", answer=answer_schemas.Paused, errors=(503,)),
     admin.learn_cancel: Operation("Stop the running update", answer=answer_schemas.Cancelled, errors=(503,)),
+    admin.list_updates: Operation(
+        "The updates", answer=status_schemas.UpdateList, errors=(400, 503), query=UpdateQuery
+    ),
     admin.show_update: Operation("An update", answer=status_schemas.Update, errors=STORE),
+    admin.show_curve: Operation("The losses of an update", answer=version_schemas.Curve, errors=STORE),
     admin.explain: Operation("The whole story of an update", answer=story_schemas.Story, errors=STORE),
     admin.explain_interaction: Operation(
         "What came of an interaction", answer=story_schemas.InteractionStory, errors=(404, 503)
@@ -174,14 +185,19 @@ OPERATIONS: Final[Mapping[Endpoint, Operation]] = {
         answer=version_schemas.VerifiedAll,
         errors=(503,),
     ),
-    admin.versions: Operation("The versions", answer=version_schemas.VersionList, errors=(503,)),
+    admin.versions: Operation(
+        "The versions", answer=version_schemas.VersionList, errors=(400, 503), query=VersionQuery
+    ),
+    admin.load_version: Operation(
+        "Let a version answer to its own name", answer=version_schemas.Loaded, errors=(*STORE, 409, 500)
+    ),
     admin.version: Operation("A version with its manifest", answer=version_schemas.AnyVersion, errors=(*STORE, 409)),
     admin.verify: Operation("Check every byte of a version", answer=version_schemas.Verified, errors=(*STORE, 409)),
     admin.alarms: Operation(
         "What the watchdog found wrong, and what it did", answer=status_schemas.Alarms, errors=(400, 503), limited=True
     ),
     admin.rollout_history: Operation(
-        "What was served when", answer=version_schemas.RolloutList, errors=(400, 503), limited=True
+        "What was served when", answer=version_schemas.RolloutList, errors=(400, 503), query=PageQuery
     ),
     admin.roll_back: Operation(
         "Go back to a version", RollbackRequest, answer=version_schemas.Change, errors=(*BODY, 404, 409, 503)

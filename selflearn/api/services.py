@@ -99,6 +99,13 @@ class RolloutControl(Protocol):
         """
         ...
 
+    async def load(self, version: int) -> None:
+        """Lets a version answer to its own name beside what is served.
+
+        Raises ``NotFound``, ``VersionError``, ``EngineError``.
+        """
+        ...
+
     async def withdraw(self, versions: Collection[int]) -> None:
         """Serves what the rollout log says, and lets go of versions that must not answer any more."""
         ...

@@ -222,6 +222,26 @@ class Update(Strict):
     rebuild_of: int | None = Field(description="the update that this one makes again without what was forgotten")
 
 
+class ListedUpdate(Strict):
+    """An update in short."""
+
+    id: int
+    parent: Version
+    trigger: str
+    state: UpdateState
+    reason: str | None
+    started_at: Moment
+    finished_at: Moment | None
+    rebuild_of: int | None
+    verdict: Verdict | None
+
+
+class UpdateList(Strict):
+    """Updates, latest first."""
+
+    updates: list[ListedUpdate]
+
+
 class StartedUpdate(Strict):
     """An update that was started and is not waited for."""
 

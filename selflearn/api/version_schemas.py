@@ -172,6 +172,13 @@ class Reproduced(Strict):
     seconds: float
 
 
+class Loaded(Strict):
+    """A version that answers to its own name, and all those that do."""
+
+    version: Version
+    resident: list[Version]
+
+
 class Change(Strict):
     """A change of what is served."""
 

@@ -43,6 +43,7 @@ from selflearn.versions import (
     verify_registered,
 )
 from selflearn.versions.overrides import was_not_promoted
+from selflearn.versions.removal import unknown_version
 from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
 FOLLOW_SECONDS = 1.0
@@ -77,6 +78,7 @@ class Rollouts:
         self._changing = asyncio.Lock()
         # A canary is loaded under a lock of its own, so that a rollback need not wait for it. Taken before the other.
         self._starting_canary = asyncio.Lock()
+        self._visiting = asyncio.Lock()
         self._withdrawn: set[int] = set()
 
     async def follow(self) -> None:
@@ -216,6 +218,26 @@ class Rollouts:
         if problem is not None:
             raise problem
         return {**done, "dry_run": False}
+
+    async def load(self, version: int) -> None:
+        """Lets a version answer to its own name beside what is served; it changes nothing else.
+
+        One version at a time is let in so, and stays until another one is. Raises as :meth:`Opener.open`, and
+        ``NotFound`` or ``VersionRemoved`` if there is nothing to load.
+        """
+        async with self._visiting:
+            if self._resident(version) is None and version not in self._withdrawn:
+                await self._let_in(await asyncio.to_thread(self._opener.open, version))
+        if self._resident(version) is None:  # it was withdrawn meanwhile, or before
+            raise unknown_version(version)
+
+    async def _let_in(self, generation: Generation) -> None:
+        version = generation.version
+        async with self._changing:
+            if self._resident(version) is None and version not in self._withdrawn:
+                await self._traffic.visit(generation)
+        if self._traffic.resident(version) is not generation:
+            await generation.close(0.0)
 
     async def withdraw(self, versions: Collection[int]) -> None:
         """Serves what the log says, and lets go of versions of which nobody may get an answer any more.

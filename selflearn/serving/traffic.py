@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 class _Resident:
     generation: Generation
     pinned: bool = False
+    visiting: bool = False
     answers: int = 0  # open ones, begun or not
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -137,6 +138,7 @@ class Traffic:
         elif self._canary is not None and self._canary.generation.version == generation.version:
             await self.end_canary()  # the same version, opened anew
         previous, self._current = self._current, resident
+        resident.visiting = False
         self._others = [entry for entry in self._others if entry is not resident]
         if previous is not None and previous is not resident:
             self._others.insert(0, previous)
@@ -155,6 +157,7 @@ class Traffic:
         if resident is not self._canary:
             self._others = [entry for entry in self._others if entry is not resident]
             await self.end_canary()
+        resident.visiting = False
         self._canary, self._share = resident, share
 
     async def end_canary(self) -> None:
@@ -175,6 +178,18 @@ class Traffic:
             self._others.remove(entry)
             self._retire(entry)
         self._others.append(_Resident(generation, pinned=True))
+
+    async def visit(self, generation: Generation) -> None:
+        """Lets a version answer to its own name, in the place of the one that was let in so before."""
+        if self._closed:
+            raise Overloaded("The server is shutting down; no version can be loaded.")
+        if self._holding(generation) is not None:
+            return
+        same = generation.version
+        for entry in [entry for entry in self._others if entry.visiting or entry.generation.version == same]:
+            self._others.remove(entry)
+            self._retire(entry)
+        self._others.append(_Resident(generation, visiting=True))
 
     async def discard(self, versions: Collection[int]) -> None:
         """Lets go of versions that nobody may ask any more; their open answers finish. What is served stays."""
@@ -225,7 +240,7 @@ class Traffic:
         room = self._keep
         for entry in self._others:
             replaced = entry.generation.version == current  # the same version, opened anew
-            if entry.pinned and not replaced:
+            if (entry.pinned or entry.visiting) and not replaced:
                 kept.append(entry)
             elif room > 0 and not replaced and entry.generation.alive:
                 kept.append(entry)

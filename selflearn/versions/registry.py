@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from selflearn.errors import (
     Conflict,
@@ -29,6 +29,7 @@ from selflearn.versions.removal import removal_of, unknown_version
 from selflearn.versions.rollouts import append, lineage, rollouts_of, served
 
 ClosedState = Literal["refused", "inconclusive", "failed", "cancelled", "interrupted"]
+_ALL: Final = 2**62  # more than there can be
 
 
 def ensure_learner(
@@ -153,8 +154,14 @@ def register(
     append(connection, learner=learner, version=update_id, action="promote", actor=actor, reason=reason, now=lambda: at)
 
 
-def list_versions(store: Store, learner: str) -> list[dict[str, Any]]:
-    """All promoted versions, latest first, and the base (0) last; ``served`` marks the one that answers."""
+def list_versions(
+    store: Store, learner: str, *, before: int | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """All promoted versions, latest first, and the base (0) last; ``served`` marks the one that answers.
+
+    With ``limit`` at most so many, those before version ``before``.
+    """
+    most = _ALL if limit is None else limit
     connection = store.connection()
     present = served(connection, learner)
     found = rows(
@@ -162,14 +169,15 @@ def list_versions(store: Store, learner: str) -> list[dict[str, Any]]:
         "SELECT versions.id AS version, versions.parent, versions.created_at, adapter_sha256, manifest_sha256,"
         " versions.forced, removed_at, removed_because, updates.trigger FROM versions"
         " JOIN updates ON updates.id = versions.id"
-        " WHERE versions.learner = ? ORDER BY versions.id DESC",
-        (learner,),
+        " WHERE versions.learner = ? AND versions.id < ? ORDER BY versions.id DESC LIMIT ?",
+        (learner, _ALL if before is None else before, most),
     )
     base = rows(connection, "SELECT created_at FROM learners WHERE name = ?", (learner,))
     created_at = base[0]["created_at"] if base else None
     nothing = {"parent": None, "created_at": created_at, "adapter_sha256": None, "manifest_sha256": None}
     nothing |= {"trigger": None, "forced": 0, "removed_at": None, "removed_because": None}
-    found.append({"version": 0, **nothing})
+    if before != 0 and len(found) < most:
+        found.append({"version": 0, **nothing})
     return [_listed(row, present) for row in found]
 
 

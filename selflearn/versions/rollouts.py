@@ -158,12 +158,12 @@ def write_row(connection: sqlite3.Connection, **row: Any) -> int:
     return int(connection.execute(f"INSERT INTO rollouts ({columns}) VALUES ({marks})", row).lastrowid or 0)
 
 
-def history(store: Store, learner: str, limit: int = 100) -> list[dict[str, Any]]:
-    """The rollouts, latest first."""
+def history(store: Store, learner: str, limit: int = 100, before: int | None = None) -> list[dict[str, Any]]:
+    """The rollouts, latest first; those before rollout ``before``, if one is named."""
     return store.read(
         "SELECT id, version, action, share, until, actor, reason, created_at FROM rollouts WHERE learner = ?"
-        " ORDER BY id DESC LIMIT ?",
-        (learner, limit),
+        " AND (? IS NULL OR id < ?) ORDER BY id DESC LIMIT ?",
+        (learner, before, before, limit),
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 from selflearn.api.app import ROUTES
 from selflearn.api.keyring import ROLES, Keyring, Role, add_key, digest_of, parse, read_keyring, remove_key
 from selflearn.api.keys import RANK
+from selflearn.api.page import PROGRAMS
 from selflearn.errors import BadRequest, ConfigurationError, NotFound
 from selflearn.models.base import LoadedBase
 from tests.api.server import Running, running_server
@@ -63,7 +64,9 @@ def check_error(response: httpx.Response, status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "access"), GUARDED)
-def test_every_route_but_liveness_needs_a_key_of_its_role(keyed: Keyed, method: str, path: str, access: Role) -> None:
+def test_every_route_but_liveness_and_the_page_needs_a_key_of_its_role(
+    keyed: Keyed, method: str, path: str, access: Role
+) -> None:
     http = keyed.running.http
     for headers in ({}, bearer("sl-wrong")):
         refused = http.request(method, filled(path), headers=headers)
@@ -81,7 +84,7 @@ def test_every_route_but_liveness_needs_a_key_of_its_role(keyed: Keyed, method: 
 
 def test_the_routes_have_the_roles_that_were_decided() -> None:
     roles = {path: access for _, path, _, access in ROUTES}
-    assert [path for path, access in roles.items() if access == "open"] == ["/livez"]
+    assert [path for path, access in roles.items() if access == "open"] == ["/livez", "/", "/page/{file:path}"]
     assert {path for path, access in roles.items() if access == "teacher"} == {
         "/v1/feedback",
         "/v1/events",
@@ -96,6 +99,8 @@ def test_the_routes_have_the_roles_that_were_decided() -> None:
 def test_liveness_needs_none_and_nothing_else_is_told_without(keyed: Keyed) -> None:
     http = keyed.running.http
     assert http.get("/livez").status_code == 200
+    assert http.get("/").json() == PROGRAMS  # the same of every daemon, as is the page
+    check_error(http.get("/page/no-such-file.js"), 401, "invalid_api_key")
     check_error(http.get("/livez/"), 401, "invalid_api_key")
     check_error(http.get("/no-such-path"), 401, "invalid_api_key")
     check_error(http.delete("/v1/models"), 401, "invalid_api_key")

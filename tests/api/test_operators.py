@@ -1,4 +1,4 @@
-"""Feedback, models, operators' routes, metrics and the page, over HTTP."""
+"""Feedback, models, operators' routes and metrics, over HTTP."""
 
 from __future__ import annotations
 
@@ -112,12 +112,3 @@ def test_metrics_show_that_other_weights_answer_than_the_log_names(running: Runn
     finally:
         running.serve(0)
     assert 'version="1"' not in running.http.get("/metrics").text
-
-
-def test_the_page_says_what_this_is(running: Running) -> None:
-    page = running.http.get("/", headers={"accept": "text/html"})
-    assert page.headers["content-type"].startswith("text/html")
-    assert running.url in page.text
-    assert running.http.get("/").json()["name"] == "selflearn"
-    hostile = running.http.get("/", headers={"accept": "text/html", "host": 'x"><script>'})
-    assert hostile.status_code == 403

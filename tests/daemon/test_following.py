@@ -393,3 +393,30 @@ async def test_orders_that_make_no_sense_change_nothing(house: House) -> None:
     with pytest.raises(Conflict):
         await house.rollouts.promote(1, *ANN)
     assert history(house.bench.store, LEARNER) == before
+
+
+async def test_any_version_can_be_loaded_beside_what_is_served(house: House) -> None:
+    await house.rollouts.load(2)
+    assert (house.serving(), house.traffic.residents) == ((1, None), (0, 1, 2))
+    await house.rollouts.follow()
+    assert house.traffic.residents == (0, 1, 2)
+    opened = len(house.gate.generations)
+    await asyncio.gather(*(house.rollouts.load(version) for version in (0, 1, 2)))
+    assert len(house.gate.generations) == opened
+    assert house.log(1) == [("rollback", 1)]  # it is no change of what is served
+    with pytest.raises(NotFound):
+        await house.rollouts.load(99)
+    with pytest.raises(ProofFailed):
+        await house.rollouts.load(3)
+    assert house.traffic.residents == (0, 1, 2)
+    await house.rollouts.promote(2, *ANN)
+    assert (house.serving(), len(house.gate.generations)) == ((2, None), opened)
+
+
+async def test_what_was_forgotten_cannot_be_loaded_again(house: House) -> None:
+    await house.rollouts.load(2)
+    await house.rollouts.withdraw([2])
+    assert house.traffic.residents == (0, 1)
+    with pytest.raises(NotFound):
+        await house.rollouts.load(2)
+    assert house.traffic.residents == (0, 1)

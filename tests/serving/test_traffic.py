@@ -313,3 +313,23 @@ async def test_one_canary_takes_the_place_of_another(
     assert not second.alive
     with pytest.raises(Overloaded, match="shutting down"):
         await traffic.set_canary(second, 0.2)
+
+
+async def test_one_version_at_a_time_visits(
+    traffic: Traffic, open_generation: Opener, adapter_directory: Path, make_request: MakeRequest
+) -> None:
+    one, two, three = (open_generation(number, adapter_directory) for number in (1, 2, 3))
+    await traffic.swap(open_generation(0, None))
+    await traffic.visit(one)
+    await traffic.visit(one)
+    assert (await _text(traffic, make_request(), version=1))[1] == 1
+    assert (await _text(traffic, make_request()))[1] == 0
+    await traffic.visit(two)
+    await _retired(traffic)
+    assert (traffic.residents, one.alive) == ((0, 2), False)
+    await traffic.swap(three)
+    assert list(traffic.residents) == [0, 2, 3]  # what was served before stays beside it
+    await traffic.swap(two)
+    assert list(traffic.residents) == [2, 3]  # served now; the place of a visitor is free
+    await traffic.visit(open_generation(1, adapter_directory))
+    assert list(traffic.residents) == [1, 2, 3]
