@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selflearn import overview
-from selflearn.daemon.opening import Opener
+from selflearn.daemon.opening import RETRY_SECONDS, Opener
 from selflearn.daemon.overrides import override_gate
 from selflearn.errors import (
     EngineError,
@@ -46,7 +46,7 @@ from selflearn.versions.overrides import was_not_promoted
 from selflearn.versions.removal import unknown_version
 from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
-FOLLOW_SECONDS = 1.0
+FOLLOW_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -90,15 +90,17 @@ class Rollouts:
         await self._follow_canary()
 
     async def follow_forever(self) -> None:
-        """Looks at the log every second, until cancelled."""
+        """Looks at the log every ``FOLLOW_SECONDS``, until cancelled; after what failed, with more patience."""
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
                 await self.follow()
+                continue
             except SelflearnError as error:
                 logger.error("what the rollout log says cannot be served: %s", error)
             except Exception:  # nothing may end the one who follows the log
                 logger.exception("the rollout log cannot be followed")
+            await asyncio.sleep(RETRY_SECONDS)
 
     def loaded_sha256(self, version: int) -> str | None:
         """SHA-256 (hex) of the adapter that a version was loaded from here; None for the base, and where none was."""
@@ -242,7 +244,7 @@ class Rollouts:
     async def withdraw(self, versions: Collection[int]) -> None:
         """Serves what the log says, and lets go of versions of which nobody may get an answer any more.
 
-        If nothing else can be served now, that is tried again every second.
+        If nothing else can be served now, that is tried again at every look.
         """
         self._withdrawn |= set(versions)
         self._metrics.rollbacks.labels("forgotten").inc()

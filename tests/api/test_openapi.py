@@ -38,7 +38,7 @@ CHECKS: list[Any] = [
     response_schema_conformance,
 ]
 FUZZ = settings(
-    max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

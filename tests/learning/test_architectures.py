@@ -82,8 +82,8 @@ def in_this_process(folder: Path, tell: Callable[..., None]) -> dict[str, Any]:
     ("name", "changed", "carry_out"),
     [
         ("llama", {"optimizer": "adamw", "schedule": "cosine"}, in_a_process),
-        ("qwen2", {"optimizer": "lamb", "schedule": "linear", "biases": True, "learning_rate": 0.1}, in_a_process),
-        ("gpt2", {"optimizer": "rmsprop", "schedule": "plateau", "biases": True}, in_a_process),
+        ("qwen2", {"optimizer": "lamb", "schedule": "linear", "biases": True, "learning_rate": 0.1}, in_this_process),
+        ("gpt2", {"optimizer": "rmsprop", "schedule": "plateau", "biases": True}, in_this_process),
         ("qwen3", {"optimizer": "sgd", "schedule": "constant", "learning_rate": 0.5}, in_this_process),
         ("gpt2", {"optimizer": "adam", "schedule": "linear", "lora_plus_ratio": 4.0}, in_this_process),
         ("llama", {"biases": True, "weight_decay": 0.01, "momentum": 0.8}, in_this_process),
