@@ -9,7 +9,8 @@ from selflearn.api.app import ROUTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 NAMED = re.compile(
-    r"`(?P<method>GET|POST)? ?(?P<path>/(?:v1|admin|page)/[^`\s?]*|/(?:livez|readyz|metrics|openapi\.json)?(?=[`\s]))[^`]*`"
+    r"`(?P<method>GET|POST)? ?"
+    r"(?P<path>/(?:v1|admin|page)/[^`\s?]*|/(?:livez|readyz|metrics|openapi\.json)?(?=[`\s]))[^`]*`"
 )
 
 
