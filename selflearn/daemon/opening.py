@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from selflearn.errors import (
@@ -21,8 +22,15 @@ from selflearn.versions import ADAPTER, note, verify_registered, version_directo
 from selflearn.versions.files import sha256_file
 from selflearn.versions.rollouts import ACTOR
 
-PATIENCE_SECONDS = 120.0  # how long a new version waits for an engine that is away
-RETRY_SECONDS = 1.0
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the log is looked at, when what failed is tried again, and how long a new version waits for an engine
+    that is away; in seconds."""
+
+    follow: float = 0.25
+    retry: float = 1.0
+    patience: float = 120.0
 
 
 class Opener:
@@ -37,7 +45,9 @@ class Opener:
         engine: Engine,
         metrics: Metrics,
         now: Callable[[], float],
+        pace: Pace,
     ) -> None:
+        self._pace = pace
         self._store, self._learner, self._state = store, learner, state
         self._engine, self._metrics, self._now = engine, metrics, now
         self._loaded: dict[int, str] = {}
@@ -87,14 +97,14 @@ class Opener:
 
     def _load_patiently(self, version: int, directory: Path) -> Generation:
         """Waits a while for an engine that is away: training took longer than it takes to come back."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self._pace.patience
         while True:
             try:
                 return self._load(version, directory)
             except EngineUnavailable:
                 if time.monotonic() > deadline:
                     raise
-            time.sleep(RETRY_SECONDS)
+            time.sleep(self._pace.retry)
 
     def _count(self, error: SelflearnError) -> None:
         if isinstance(error, EngineUnavailable):

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from selflearn import overview
-from selflearn.daemon.opening import RETRY_SECONDS, Opener
+from selflearn.daemon.opening import Opener, Pace
 from selflearn.daemon.overrides import override_gate
 from selflearn.errors import (
     EngineError,
@@ -46,7 +46,7 @@ from selflearn.versions.overrides import was_not_promoted
 from selflearn.versions.removal import unknown_version
 from selflearn.versions.rollouts import ACTOR, last_canary, lineage
 
-FOLLOW_SECONDS = 0.25
+DEFAULT_PACE: Final = Pace()
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +71,14 @@ class Rollouts:
         traffic: Traffic,
         metrics: Metrics,
         now: Callable[[], float] = time.time,
+        pace: Pace = DEFAULT_PACE,
     ) -> None:
         self._store, self._learner, self._state = store, learner, state
         self._traffic, self._metrics, self._now = traffic, metrics, now
-        self._opener = Opener(store=store, learner=learner, state=state, engine=engine, metrics=metrics, now=now)
+        self._pace = pace
+        self._opener = Opener(
+            store=store, learner=learner, state=state, engine=engine, metrics=metrics, now=now, pace=pace
+        )
         self._changing = asyncio.Lock()
         # A canary is loaded under a lock of its own, so that a rollback need not wait for it. Taken before the other.
         self._starting_canary = asyncio.Lock()
@@ -90,9 +94,9 @@ class Rollouts:
         await self._follow_canary()
 
     async def follow_forever(self) -> None:
-        """Looks at the log every ``FOLLOW_SECONDS``, until cancelled; after what failed, with more patience."""
+        """Looks at the log at its pace, until cancelled; after what failed, with more patience."""
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.sleep(self._pace.follow)
             try:
                 await self.follow()
                 continue
@@ -100,7 +104,7 @@ class Rollouts:
                 logger.error("what the rollout log says cannot be served: %s", error)
             except Exception:  # nothing may end the one who follows the log
                 logger.exception("the rollout log cannot be followed")
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(self._pace.retry)
 
     def loaded_sha256(self, version: int) -> str | None:
         """SHA-256 (hex) of the adapter that a version was loaded from here; None for the base, and where none was."""

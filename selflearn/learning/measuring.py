@@ -60,10 +60,11 @@ class Measuring:
         if stopped == "not finite" and not broken:  # an infinite norm clips the step to nothing
             broken = ["a loss or gradient in training"]
         anchor_losses, divergences = measure_anchors(base, self.anchors.judge)
+        holdout = role_losses(job, base, lessons, "holdout")
         new = lessons.ids("train") | lessons.ids("holdout")
         return Measurements(
             holdout_parent=self.holdout_parent,
-            holdout_candidate=role_losses(job, base, lessons, "holdout"),
+            holdout_candidate=holdout,
             retained_parent=self.retained_parent,
             retained_candidate=role_losses(job, base, lessons, "retained"),
             anchor_base=[anchor.loss for anchor in self.anchors.judge],
@@ -75,7 +76,7 @@ class Measuring:
             new_examples=len(new),
             contradicting_examples=len(new.intersection(job.contradicting)),
             seed=job.seed,
-            mismatch=_mismatch(base, lessons.lessons("holdout"), job.seed),
+            mismatch=_mismatch(base, lessons.lessons("holdout"), holdout, job.seed),
             holdout_objectives=[lesson.objective for lesson in lessons.lessons("holdout")],
             retained_objectives=[lesson.objective for lesson in lessons.lessons("retained")],
             retained_ids=[taught.example.id for taught in lessons.by_role["retained"]],
@@ -96,22 +97,25 @@ class Measuring:
         return replace(measured, evidence={**measured.evidence, "candidate": found.numbers})
 
 
-def _mismatch(base: LoadedBase, lessons: Sequence[Lesson], seed: int) -> list[float]:
-    """For each supervised lesson: the mean loss of its answer after questions of others, less that after its own.
+def _mismatch(base: LoadedBase, lessons: Sequence[Lesson], matched: Sequence[float], seed: int) -> list[float]:
+    """For each supervised lesson: the mean loss of its answer after questions of others, less the one that it
+    ``matched`` with.
 
     Few lessons are asked with several others each, which makes up for some of what their number lacks.
     """
-    own = [lesson.sequence for lesson in lessons if lesson.objective == "supervised"]
+    pairs = zip(lessons, matched, strict=True)
+    own = [(lesson.sequence, loss) for lesson, loss in pairs if lesson.objective == "supervised"]
     order = random.Random(seed).sample(own, len(own))
     rounds = range(1, min(len(own) - 1, max(1, SWAPPED // max(1, len(own)))) + 1)
-    longest = max((len(sequence.ids) for sequence in own), default=0)
-    swapped = [_after(order[place - away], answer, longest) for place, answer in enumerate(order) for away in rounds]
+    longest = max((len(sequence.ids) for sequence, _ in own), default=0)
+    swapped = [
+        _after(order[place - away][0], answer, longest) for place, (answer, _) in enumerate(order) for away in rounds
+    ]
     if not swapped:
         return []
-    matched = losses(base.model, order, base.device)
     mixed = losses(base.model, swapped, base.device)
     means = [fmean(mixed[at : at + len(rounds)]) for at in range(0, len(mixed), len(rounds))]
-    return [mean - loss for mean, loss in zip(means, matched, strict=True)]
+    return [mean - loss for mean, (_, loss) in zip(means, order, strict=True)]
 
 
 def _after(question: TokenSequence, answer: TokenSequence, longest: int) -> TokenSequence:

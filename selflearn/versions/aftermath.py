@@ -57,7 +57,7 @@ def aftermath(store: Store, learner: str, number: int, rollouts: Sequence[Mappin
             'SELECT id AS "update", state AS outcome FROM updates WHERE learner = ? AND parent = ? ORDER BY id',
             (learner, number),
         ),
-        "descendants": list(descendants_of(connection, number)) if version else [],
+        "descendants": list(descendants_of(connection, [number])) if version else [],
     }
 
 

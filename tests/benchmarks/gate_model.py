@@ -15,7 +15,6 @@ from random import Random
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -24,7 +23,7 @@ from selflearn.models.forward import TokenSequence, collate, response_losses
 from tests.benchmarks.forgetting_streams import CLASS_QUESTION, DATA, INTENT_QUESTION, Pair, read
 from tests.benchmarks.gate_world import pairs, world
 from tests.benchmarks.report import tell
-from tests.conftest import TINY_TEMPLATE
+from tests.conftest import tiny_tokenizer
 
 #: So many facts of the world are known to the small model before anybody teaches it.
 KNOWN_FACTS: Final = 96
@@ -78,7 +77,9 @@ def _first_sentence(row: dict[str, Any]) -> str:
 
 def make_model(directory: Path, groups: Sequence[Sequence[Pair]], size: Size) -> None:
     """Pre-trains a model on groups of pairs, each batch has equal parts of them; deterministic."""
-    tokenizer = _tokenizer([f"{pair.question} {pair.answer}" for pairs_ in groups for pair in pairs_], size.vocabulary)
+    tokenizer = tiny_tokenizer(
+        [f"{pair.question} {pair.answer}" for pairs_ in groups for pair in pairs_], size.vocabulary
+    )
     model = _model(tokenizer, size)
     rows = [[_encoded(tokenizer, pair) for pair in group] for group in groups]
     optimizer = torch.optim.AdamW(model.parameters(), lr=size.rate, weight_decay=0.01)
@@ -110,28 +111,6 @@ def _batches(rows: Sequence[Sequence[TokenSequence]], size: Size, random: Random
 def _encoded(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> TokenSequence:
     ids, prompt = encode_example(tokenizer, [{"role": "user", "content": pair.question}], pair.answer)
     return TokenSequence(tuple(ids[: max(LONGEST, prompt + 1)]), prompt)
-
-
-def _tokenizer(corpus: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<|endoftext|>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-    )
-    fast.chat_template = TINY_TEMPLATE
-    return fast
 
 
 def _model(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaForCausalLM:

@@ -17,8 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selflearn.daemon import opening
-from selflearn.daemon import rollouts as rollouts_module
+from selflearn.daemon.opening import Pace
 from selflearn.daemon.rollouts import Rollouts
 from selflearn.errors import Conflict, EngineError, EngineUnavailable, NotFound, ProofFailed
 from selflearn.models.base import LoadedBase, load_base
@@ -145,7 +144,14 @@ async def house(base: LoadedBase, engine: Engine, tmp_path: Path) -> AsyncIterat
     traffic = Traffic(base.tokenizer, drain_seconds=5.0)
     made = House(bench, state, gate, traffic, metrics, None)  # type: ignore[arg-type]
     made.rollouts = Rollouts(
-        store=bench.store, learner=LEARNER, state=state, engine=gate, traffic=traffic, metrics=metrics, now=made.now
+        store=bench.store,
+        learner=LEARNER,
+        state=state,
+        engine=gate,
+        traffic=traffic,
+        metrics=metrics,
+        now=made.now,
+        pace=Pace(follow=0.01, retry=0.01, patience=0.5),
     )
     made.write(1)
     await made.rollouts.follow()
@@ -265,8 +271,7 @@ async def test_nor_a_canarys(house: House) -> None:
     assert house.failures("engine") == 0
 
 
-async def test_an_update_waits_for_an_engine_that_is_away(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "RETRY_SECONDS", 0.01)
+async def test_an_update_waits_for_an_engine_that_is_away(house: House) -> None:
     house.gate.away = True
     directory = version_directory(house.state, 2)
     waiting = asyncio.create_task(asyncio.to_thread(house.rollouts.open_unregistered, 2, directory))
@@ -275,7 +280,6 @@ async def test_an_update_waits_for_an_engine_that_is_away(house: House, monkeypa
     house.gate.away = False
     await (await waiting).close(0.0)
     house.gate.away = True
-    monkeypatch.setattr(opening, "PATIENCE_SECONDS", 0.05)
     with pytest.raises(EngineUnavailable):
         await asyncio.to_thread(house.rollouts.open_unregistered, 2, directory)
 
@@ -346,10 +350,7 @@ async def test_a_version_that_was_left_while_it_was_loaded_never_serves(house: H
     assert [generation.version for generation in house.gate.generations if not generation.alive] == [2]
 
 
-async def test_what_another_process_writes_is_followed_and_nothing_ends_the_follower(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rollouts_module, "FOLLOW_SECONDS", 0.01)
+async def test_what_another_process_writes_is_followed_and_nothing_ends_the_follower(house: House) -> None:
     following = asyncio.create_task(house.rollouts.follow_forever())
 
     async def until_serving(version: int) -> None:

@@ -28,7 +28,7 @@ from selflearn.experience.keeping.erasing import (
 )
 from selflearn.experience.keeping.selection import TEXTS, Chosen, Selector, check, select
 from selflearn.experience.redaction import redact
-from selflearn.experience.roles.lines import line_of, served_version
+from selflearn.experience.roles.lines import descendants_of, line_of, served_version
 from selflearn.experience.texts import normalise, sha256
 from selflearn.experience.trust.quarantine import LEFT_OUT
 from selflearn.store import Store, rows
@@ -251,7 +251,7 @@ def versions_with(connection: sqlite3.Connection, examples: Collection[int]) -> 
     the weights: it says yes or no to them, with hundreds of others.
     """
     seen = versions_that(connection, examples, "train", "replay", "holdout", LEFT_OUT)
-    return {int(row["id"]) for row in rows(connection, _DESCENDANTS, (json.dumps(sorted(seen)),))}
+    return seen.union(descendants_of(connection, seen))
 
 
 def _learned(store: Store, learner: str, examples: Sequence[int] | set[int]) -> dict[str, Any]:
@@ -270,12 +270,6 @@ def _learned(store: Store, learner: str, examples: Sequence[int] | set[int]) -> 
         "serving": present in affected,
         "rollback_to": max(clean, default=0) if affected else None,
     }
-
-
-_DESCENDANTS: Final = (
-    "WITH RECURSIVE family (id) AS (SELECT value FROM json_each(?)"
-    " UNION SELECT versions.id FROM versions JOIN family ON versions.parent = family.id) SELECT id FROM family"
-)
 
 
 def _samples(store: Store, chosen: Chosen) -> list[str]:

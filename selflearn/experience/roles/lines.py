@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from typing import Final
 
 from selflearn.store import rows
@@ -31,11 +32,12 @@ def line_of(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
     return tuple(int(row["id"]) for row in rows(connection, _LINE, (version,)))
 
 
-def descendants_of(connection: sqlite3.Connection, version: int) -> tuple[int, ...]:
-    """The versions whose line leads through this one (0: all that there are), oldest first, without itself."""
-    family = {version}
+def descendants_of(connection: sqlite3.Connection, versions: Collection[int]) -> tuple[int, ...]:
+    """What continues any of the versions (0: all that there are), oldest first, without themselves."""
+    family = set(versions)
     # A version is made after its parent: in the order of their numbers, one look at each is enough.
-    for row in rows(connection, "SELECT id, parent FROM versions WHERE id > ? ORDER BY id", (version,)):
+    oldest = min(family, default=0)
+    for row in rows(connection, "SELECT id, parent FROM versions WHERE id > ? ORDER BY id", (oldest,)):
         if row["parent"] in family:
             family.add(int(row["id"]))
-    return tuple(sorted(family - {version}))
+    return tuple(sorted(family.difference(versions)))
